@@ -1,0 +1,114 @@
+//! Globals that user space sets before the programs are loaded, and the counters they keep.
+
+/// Where the fields that the programs read lie in the running kernel's structures, in bytes.
+/// rustc emits no CO-RE relocations, so user space looks them up in the kernel's BTF.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    /// `task_struct.pid`
+    pub task_pid: u64,
+    /// `task_struct.tgid`
+    pub task_tgid: u64,
+    /// `task_struct.flags`
+    pub task_flags: u64,
+    /// `task_struct.start_boottime`
+    pub task_start_boottime: u64,
+    /// `task_struct.group_leader`
+    pub task_group_leader: u64,
+    /// `task_struct.real_parent`
+    pub task_real_parent: u64,
+    /// `task_struct.signal`
+    pub task_signal: u64,
+    /// `task_struct.exit_code`
+    pub task_exit_code: u64,
+    /// `task_struct.exit_state`
+    pub task_exit_state: u64,
+    /// `task_struct.children`
+    pub task_children: u64,
+    /// `task_struct.sibling`
+    pub task_sibling: u64,
+    /// `task_struct.comm`
+    pub task_comm: u64,
+    /// `task_struct.mm`
+    pub task_mm: u64,
+    /// `task_struct.thread_pid`
+    pub task_thread_pid: u64,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u64,
+    /// `signal_struct.live`
+    pub signal_live: u64,
+    /// `signal_struct.flags`
+    pub signal_flags: u64,
+    /// `signal_struct.group_exit_code`
+    pub signal_group_exit_code: u64,
+    /// `css_set.dfl_cgrp`
+    pub css_set_dfl_cgrp: u64,
+    /// `cgroup.kn`
+    pub cgroup_kn: u64,
+    /// `kernfs_node.id`
+    pub kernfs_node_id: u64,
+    /// `pid.level`
+    pub pid_level: u64,
+    /// `pid.numbers`
+    pub pid_numbers: u64,
+    /// `upid.nr`
+    pub upid_nr: u64,
+    /// `upid.ns`
+    pub upid_ns: u64,
+    /// `sizeof(struct upid)`
+    pub upid_size: u64,
+    /// `pid_namespace.ns.inum`
+    pub pid_namespace_inum: u64,
+    /// `mm_struct.arg_start`
+    pub mm_arg_start: u64,
+    /// `mm_struct.arg_end`
+    pub mm_arg_end: u64,
+    /// `linux_binprm.filename`
+    pub binprm_filename: u64,
+    /// `kernel_siginfo.si_code`
+    pub siginfo_code: u64,
+}
+
+/// What the programs are told once, at load.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Inode number of the tracer's PID namespace.
+    pub pid_namespace: u32,
+    /// The tracer's thread group id in that namespace: forks by it, while [`Control::armed`],
+    /// make roots.
+    pub tracer_pid: u32,
+    /// 1 where the exit tracepoint's second argument says whether the group is dead (6.16+).
+    pub exit_has_group_dead: u32,
+    /// 1 where `mark_victim`'s first argument is a pid instead of a task (5.10).
+    pub oom_has_pid: u32,
+    /// 1 to log diagnostics through aya-log.
+    pub log: u32,
+}
+
+/// What user space and the programs change while they run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// Not 0: the tracer's next fork makes the root of the invocation with this number.
+    pub armed: u32,
+    /// Depth of the tracer's PID namespace, plus 1; 0 until the programs have seen the tracer.
+    pub tracer_level: u32,
+}
+
+/// What the programs count, each per CPU.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Counter {
+    /// Records of kind `n` that did not fit the ring are counted at `n`, so 1 to 8.
+    FirstDrop = 1,
+    /// A process could not be entered into `PROCS`.
+    InsertFailed = 16,
+    /// An entry of `PROCS` could not be removed.
+    RemoveFailed = 17,
+    /// Processes that were entered.
+    Tracked = 18,
+}
+
+/// Length of the counters' array.
+pub const COUNTERS: u32 = 32;
