@@ -1,0 +1,581 @@
+//! tracer's kernel side: one entry a hook.
+//!
+//! Each entry decides whether the process is one of ours, brings its entry in `PROCS` up to date,
+//! and sends a record. All of them run on every process of the host, so the first thing each does
+//! is to leave.
+#![no_std]
+#![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "registers have 64 bits, and a conversion that checks costs a branch"
+)]
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "address arithmetic and the read that it is for belong together"
+)]
+#![expect(clippy::needless_pass_by_value, reason = "the hooks' macros pass the context by value")]
+#![expect(clippy::needless_borrows_for_generic_args, reason = "keys lie on the stack once")]
+
+mod emit;
+mod procs;
+mod task;
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_kernel_str},
+    macros::{btf_tracepoint, fentry},
+    programs::{BtfTracePointContext, FEntryContext},
+};
+use aya_log_ebpf::debug;
+use tracer_common::{
+    EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_EXE_TRUNCATED, EXIT_CHILDREN_UNCOUNTED,
+    ExecRecord, ExitRecord, FORK_ROOT, ForkRecord, MAX_ARGS, MAX_EXE, PROC_CHILDREN_UNCOUNTED,
+    PROC_OOM, PROC_ROOT, PROC_UNREAPED, Proc, RecordKind, ReleaseRecord, SignalRecord,
+    UnreapedRecord,
+};
+
+use crate::{
+    emit::{header, now, send},
+    procs::{Entry, add, get, set},
+    task::{Children, Group, PlainTask, Task, offset, peek, setting},
+};
+
+/// How many children of a dying process are looked at. Two loops, one within the other's global
+/// function, keep what the verifier has to follow small; it would take 4096 turns of one too.
+const MAX_CHILDREN: u32 = 4096;
+/// How many of them in one call.
+const CHILDREN_AT_ONCE: u32 = 64;
+
+/// A process was created; it has not run yet. Arguments: the forking task, the new one.
+#[btf_tracepoint(function = "sched_process_fork")]
+fn tracer_fork(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: the tracepoint's arguments.
+    let (current, child) = unsafe { (Task::new(ctx.arg(0)), Task::new(ctx.arg(1))) };
+    let pid = child.tgid();
+    if child.pid() != pid {
+        return 0;
+    }
+    let forker = current.group();
+    let mut flags = 0;
+    let (entry, invocation) = match procs::find(forker) {
+        Some(entry) => (Some(entry), get!(entry, invocation)),
+        None => {
+            let armed = procs::armed();
+            if armed == 0 {
+                return 0;
+            }
+            let Some(level) = current.tracer_level() else { return 0 };
+            procs::disarm(level);
+            flags = PROC_ROOT;
+            (None, armed)
+        }
+    };
+    let group = Group { pid, start: child.start() };
+    let parent = child.real_parent().group();
+    let parent_entry = if parent.pid == forker.pid { entry } else { procs::find(parent) };
+    let (waits_any, waits_specific) = match parent_entry {
+        Some(parent) => (get!(parent, waits_any), get!(parent, waits_specific)),
+        None => (0, 0),
+    };
+    let inner = child.inner_pids(procs::tracer_level());
+    let cgroup = child.cgroup();
+    let value = Proc {
+        start: group.start,
+        forker_start: forker.start,
+        parent_start: parent.start,
+        cgroup,
+        forker: forker.pid,
+        parent: parent.pid,
+        invocation,
+        flags,
+        local_pid: inner.local,
+        namespace_pid: inner.innermost,
+        namespace_level: inner.level,
+        parent_waits_any: waits_any,
+        parent_waits_specific: waits_specific,
+        ..EMPTY
+    };
+    if procs::insert(pid, &value)
+        && let Some(entry) = entry
+    {
+        add!(entry, children, 1);
+    }
+    send(
+        RecordKind::Fork,
+        ForkRecord {
+            header: header(
+                RecordKind::Fork,
+                group,
+                now(),
+                if flags & PROC_ROOT != 0 { FORK_ROOT } else { 0 },
+            ),
+            forker_start: forker.start,
+            parent_start: parent.start,
+            cgroup,
+            forker: forker.pid,
+            parent: parent.pid,
+            local_pid: inner.local,
+            namespace_pid: inner.innermost,
+            namespace_level: inner.level,
+            invocation,
+        },
+    );
+    if setting!(log) != 0 {
+        debug!(&ctx, "fork {} by {}", pid, forker.pid);
+    }
+    0
+}
+
+/// One process less that this one forked, see [`procs::release_forker`]. A global function, see
+/// [`tracer_visit_children`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tracer_release_forker(pid: u64, start: u64) -> u64 {
+    procs::release_forker(Group { pid: pid as u32, start });
+    0
+}
+
+/// A process executed a program. Arguments: the task, its pid before (a thread that executes
+/// takes the leader's), the `linux_binprm`.
+#[btf_tracepoint(function = "sched_process_exec")]
+fn tracer_exec(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: the tracepoint's arguments.
+    let current = unsafe { Task::new(ctx.arg(0)) };
+    let group = current.group();
+    let Some(entry) = procs::find(group) else { return 0 };
+    let at = now();
+    // What it waited for before says nothing about the program that it is now.
+    set!(entry, waits_any, 0);
+    set!(entry, waits_specific, 0);
+    set!(entry, exec_at, at);
+    let cgroup = current.cgroup();
+    set!(entry, cgroup, cgroup);
+    let Some(scratch) = emit::exec_scratch() else { return 0 };
+    let binprm: *const u8 = ctx.arg(2);
+    let mut flags = 0;
+    let filename: usize = peek(binprm as usize + offset!(binprm_filename));
+    // SAFETY: the helpers check the addresses; the scratch is this program's own.
+    unsafe {
+        let exe_len = bpf_probe_read_kernel_str(
+            (&raw mut (*scratch).strings).cast(),
+            MAX_EXE as u32,
+            filename as *const _,
+        );
+        // The length counts the NUL.
+        let exe_len = if exe_len > 0 { exe_len as usize - 1 } else { 0 };
+        if exe_len >= MAX_EXE - 1 {
+            flags |= EXEC_EXE_TRUNCATED;
+        }
+        let (from, to) = current.arguments();
+        let mut args_len = to.wrapping_sub(from);
+        if args_len > MAX_ARGS as u64 {
+            flags |= EXEC_ARGS_TRUNCATED;
+            args_len = MAX_ARGS as u64;
+        }
+        let mut args_len = args_len as usize;
+        if !emit::read_arguments(scratch, exe_len, from, args_len) {
+            flags |= EXEC_ARGS_UNREADABLE;
+            args_len = 0;
+        }
+        (*scratch).record = ExecRecord {
+            header: header(RecordKind::Exec, group, at, flags),
+            cgroup,
+            exe_len: exe_len as u16,
+            args_len: args_len as u16,
+            reserved: 0,
+        };
+        emit::send_exec(scratch, exe_len + args_len);
+    }
+    if setting!(log) != 0 {
+        debug!(&ctx, "exec {}", group.pid);
+    }
+    0
+}
+
+/// A thread is exiting; its group may be dead with it. Arguments: the task, and from 6.16 on
+/// whether the group is dead.
+#[btf_tracepoint(function = "sched_process_exit")]
+fn tracer_exit(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: the tracepoint's argument.
+    let current = unsafe { Task::new(ctx.arg(0)) };
+    let group = current.group();
+    let Some(entry) = procs::find(group) else { return 0 };
+    let group_is_dead = if setting!(exit_has_group_dead) != 0 {
+        ctx.arg::<u64>(1) as u8 != 0
+    } else {
+        // Several threads may see it at 0 when they exit together: the record is then sent more
+        // than once, and the last has the final status.
+        current.live_threads() == 0
+    };
+    if group_is_dead || current.group_is_exiting() {
+        if get!(entry, ending) == 0 {
+            add!(entry, ending, 1);
+        }
+        let children = Children::of_current();
+        if !children.is_empty() {
+            report_unreaped(children, group, entry);
+        }
+    }
+    // A leader that gets here after the last thread has only now its exit code.
+    if group_is_dead || (get!(entry, exit_at) != 0 && current.pid() == group.pid) {
+        died(&ctx, current, group, entry);
+    }
+    0
+}
+
+/// Marks and reports the dead among the children of a dying thread: nobody of this group will
+/// reap them any more.
+#[inline(always)]
+fn report_unreaped(children: Children, parent: Group, parent_entry: Entry) {
+    let Children { head, mut next } = children;
+    let mut round = 0;
+    while round < MAX_CHILDREN / CHILDREN_AT_ONCE {
+        if next == head {
+            return;
+        }
+        next = tracer_visit_children(head as u64, next as u64, parent.pid.into(), parent.start)
+            as usize;
+        round += 1;
+    }
+    if next != head {
+        parent_entry.raise(PROC_CHILDREN_UNCOUNTED);
+    }
+}
+
+/// Reports those of the next [`CHILDREN_AT_ONCE`] children that are dead and not being reaped at
+/// this moment. `node` is the address of the first one's `sibling`, `head` that of the list;
+/// returns where to go on.
+///
+/// A global function: the verifier checks it once, on its own, instead of along every path that
+/// leads to it ("bpf: Introduce function-by-function verification", v5.6).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tracer_visit_children(
+    head: u64,
+    node: u64,
+    parent_pid: u64,
+    parent_start: u64,
+) -> u64 {
+    let parent = Group { pid: parent_pid as u32, start: parent_start };
+    let mut node = node;
+    let mut visited = 0;
+    while visited < CHILDREN_AT_ONCE && node != head {
+        let (child, next) = PlainTask::from_sibling(node as usize);
+        report_if_unreaped(child, parent);
+        node = next as u64;
+        visited += 1;
+    }
+    node
+}
+
+/// Reports a child that is dead and not being reaped at this moment.
+#[inline(always)]
+fn report_if_unreaped(child: PlainTask, parent: Group) {
+    /// `include/linux/sched.h`: somebody is reaping it.
+    const EXIT_DEAD: u32 = 0x10;
+    let group = Group { pid: child.tgid(), start: child.start() };
+    if let Some(entry) = procs::find(group)
+        && get!(entry, exit_at) != 0
+        && child.exit_state() & EXIT_DEAD == 0
+    {
+        unreaped(group, parent);
+    }
+}
+
+/// Marks and reports a child that its dying parent has not reaped.
+#[inline(always)]
+fn unreaped(child: Group, parent: Group) {
+    tracer_report_unreaped(child.pid.into(), child.start, parent.pid.into(), parent.start);
+}
+
+/// See [`unreaped`]. A global function, see [`tracer_visit_children`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tracer_report_unreaped(
+    child_pid: u64,
+    child_start: u64,
+    parent_pid: u64,
+    parent_start: u64,
+) -> u64 {
+    let child = Group { pid: child_pid as u32, start: child_start };
+    let parent = Group { pid: parent_pid as u32, start: parent_start };
+    let (Some(entry), Some(parent_entry)) = (procs::find(child), procs::find(parent)) else {
+        return 0;
+    };
+    entry.raise(PROC_UNREAPED);
+    // SAFETY: entries point to values of the map, which is never unmapped.
+    let waits = unsafe { (*entry.as_ptr()).waits_of(&*parent_entry.as_ptr()) };
+    send(
+        RecordKind::Unreaped,
+        UnreapedRecord {
+            header: header(RecordKind::Unreaped, child, now(), 0),
+            parent_start: parent.start,
+            parent: parent.pid,
+            waits,
+        },
+    );
+    1
+}
+
+/// The whole group is dead.
+#[inline(always)]
+fn died(ctx: &BtfTracePointContext, current: Task, group: Group, entry: Entry) {
+    let at = now();
+    let parent = current.leader().real_parent().group();
+    let status = current.exit_status();
+    set!(entry, status, status);
+    set!(entry, parent, parent.pid);
+    set!(entry, parent_start, parent.start);
+    set!(entry, waited_for_at_death, get!(entry, waited_for));
+    let parent_entry = procs::find(parent);
+    if let Some(parent_entry) = parent_entry {
+        set!(entry, parent_waits_any_at_death, get!(parent_entry, waits_any));
+    }
+    let first = get!(entry, exit_at) == 0;
+    if first {
+        set!(entry, exit_at, at);
+    }
+    let flags =
+        if get!(entry, flags) & PROC_CHILDREN_UNCOUNTED != 0 { EXIT_CHILDREN_UNCOUNTED } else { 0 };
+    send(
+        RecordKind::Exit,
+        ExitRecord {
+            header: header(RecordKind::Exit, group, at, flags),
+            parent_start: parent.start,
+            parent: parent.pid,
+            status,
+        },
+    );
+    // Parent and child may die together: the parent looks at its children after it has said
+    // that it ends, the child looks at its parent after it has said that it is dead, each with a
+    // full barrier between. At least one sees the other; twice is harmless.
+    add!(entry, ending, 1);
+    if let Some(parent_entry) = parent_entry
+        && get!(parent_entry, ending) != 0
+    {
+        unreaped(group, parent);
+    }
+    if setting!(log) != 0 {
+        debug!(ctx, "exit {} status {}", group.pid, status);
+    }
+}
+
+/// A task's last trace goes, an RCU grace period after it was reaped. `pid == tgid`: a leader;
+/// an old leader whose place a thread took by exec is freed under that thread's former tid.
+#[btf_tracepoint(function = "sched_process_free")]
+fn tracer_free(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: the tracepoint's argument.
+    let task = unsafe { Task::new(ctx.arg(0)) };
+    let pid = task.tgid();
+    if task.pid() != pid {
+        return 0;
+    }
+    let Some(entry) = procs::lookup(pid) else { return 0 };
+    let group = Group { pid, start: task.start() };
+    // An entry that is not its own: the pid has come round. The one that goes may have been ours.
+    if get!(entry, start) == group.start {
+        procs::free(pid, entry);
+    }
+    send(RecordKind::Free, header(RecordKind::Free, group, now(), 0));
+    0
+}
+
+/// A wait begins. Argument: the pid or process group asked for, null for any child.
+#[btf_tracepoint(function = "sched_process_wait")]
+fn tracer_wait(ctx: BtfTracePointContext) -> i32 {
+    let waiter = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let Some(entry) = procs::lookup(waiter) else { return 0 };
+    // An entry that is dead belongs to the last owner of the pid.
+    if get!(entry, exit_at) != 0 {
+        return 0;
+    }
+    let pid: *const u8 = ctx.arg(0);
+    if pid.is_null() {
+        add!(entry, waits_any, 1);
+        return 0;
+    }
+    let number = task::pid_number(pid);
+    add!(entry, waits_specific, 1);
+    set!(entry, last_wait, number);
+    if let Some(target) = procs::lookup(number)
+        && get!(target, parent) == waiter
+    {
+        add!(target, waited_for, 1);
+    }
+    0
+}
+
+/// A signal was generated. Arguments: its number, its siginfo, the target, whether it is for the
+/// whole group, what became of it.
+#[btf_tracepoint(function = "signal_generate")]
+fn tracer_signal(ctx: BtfTracePointContext) -> i32 {
+    /// `include/trace/events/signal.h`
+    const TRACE_SIGNAL_DELIVERED: u32 = 0;
+    const TRACE_SIGNAL_LOSE_INFO: u32 = 4;
+    let signal = ctx.arg::<u64>(0) as u32;
+    if !ends_a_process(signal) {
+        return 0;
+    }
+    // SAFETY: the tracepoint's argument.
+    let target = unsafe { Task::new(ctx.arg(2)) };
+    let Some(entry) = procs::lookup(target.tgid()) else { return 0 };
+    let result = ctx.arg::<u64>(4) as u32;
+    if result != TRACE_SIGNAL_DELIVERED && result != TRACE_SIGNAL_LOSE_INFO {
+        return 0;
+    }
+    let group = target.group();
+    if get!(entry, start) != group.start || get!(entry, exit_at) != 0 {
+        return 0;
+    }
+    let at = now();
+    set!(entry, signal, signal);
+    set!(entry, signal_at, at);
+    if !sent_by_a_process(ctx.arg::<u64>(1)) {
+        set!(entry, sender, 0);
+        return 0;
+    }
+    let current = PlainTask::current();
+    let sender = current.group();
+    let sender_name = current.leader_name();
+    set!(entry, sender, sender.pid);
+    set!(entry, sender_start, sender.start);
+    set!(entry, sender_name, sender_name);
+    send(
+        RecordKind::Signal,
+        SignalRecord {
+            header: header(RecordKind::Signal, group, at, 0),
+            sender_start: sender.start,
+            sender: sender.pid,
+            signal,
+            sender_name,
+        },
+    );
+    0
+}
+
+/// Signals whose default action ends a process, with or without a core: all but those that
+/// `signal(7)` lists as ignored (CHLD, URG, WINCH), stopping (STOP, TSTP, TTIN, TTOU) or
+/// continuing (CONT).
+#[inline(always)]
+fn ends_a_process(signal: u32) -> bool {
+    const SPARED: u64 =
+        1 << 17 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 22 | 1 << 23 | 1 << 28;
+    signal < 64 && SPARED & (1 << signal) == 0
+}
+
+/// Whether `current` sent the signal, rather than a timer or the kernel on whatever task ran.
+/// `info` may be a small number instead of a pointer (`include/linux/sched/signal.h`).
+#[inline(always)]
+fn sent_by_a_process(info: u64) -> bool {
+    const SEND_SIG_NOINFO: u64 = 0;
+    const SEND_SIG_PRIV: u64 = 1;
+    /// `include/uapi/asm-generic/siginfo.h`
+    const SI_USER: i32 = 0;
+    const SI_QUEUE: i32 = -1;
+    const SI_TKILL: i32 = -6;
+    if info == SEND_SIG_NOINFO {
+        return true;
+    }
+    if info == SEND_SIG_PRIV {
+        return false;
+    }
+    matches!(peek::<i32>(info as usize + offset!(siginfo_code)), SI_USER | SI_QUEUE | SI_TKILL)
+}
+
+/// The OOM killer chose a victim; `current` is whoever ran out of memory. Argument: the victim's
+/// task, in 5.10 its pid.
+#[btf_tracepoint(function = "mark_victim")]
+fn tracer_oom(ctx: BtfTracePointContext) -> i32 {
+    let pid = if setting!(oom_has_pid) != 0 {
+        ctx.arg::<u64>(0) as u32
+    } else {
+        // SAFETY: the tracepoint's argument.
+        unsafe { Task::new(ctx.arg(0)) }.tgid()
+    };
+    let Some(entry) = procs::lookup(pid) else { return 0 };
+    if get!(entry, exit_at) != 0 {
+        return 0;
+    }
+    entry.raise(PROC_OOM);
+    let group = Group { pid, start: get!(entry, start) };
+    send(RecordKind::Oom, header(RecordKind::Oom, group, now(), 0));
+    0
+}
+
+/// A task is being released: the reap itself. Only attached where fentry works.
+///
+/// `current` is the reaper only when it belongs to the parent's group and is not itself exiting:
+/// otherwise it is the task (auto-reap), a thread of its group (`de_thread()`) or a dying parent.
+#[fentry(function = "release_task")]
+fn tracer_release(ctx: FEntryContext) -> i32 {
+    // SAFETY: the function's argument.
+    let task = unsafe { Task::new(ctx.arg(0)) };
+    let pid = task.tgid();
+    if task.pid() != pid {
+        return 0;
+    }
+    let group = Group { pid, start: task.start() };
+    let Some(entry) = procs::find(group) else { return 0 };
+    if get!(entry, exit_at) == 0 {
+        return 0;
+    }
+    let current = PlainTask::current();
+    let waiter = current.group();
+    let is_reaper = task.real_parent().tgid() == waiter.pid && !current.is_exiting();
+    send(
+        RecordKind::Release,
+        ReleaseRecord {
+            header: header(RecordKind::Release, group, now(), 0),
+            reaper_start: if is_reaper { waiter.start } else { 0 },
+            reaper: if is_reaper { waiter.pid } else { 0 },
+            reserved: 0,
+        },
+    );
+    0
+}
+
+/// A `Proc` of zeros, to name only what is known.
+const EMPTY: Proc = Proc {
+    start: 0,
+    exit_at: 0,
+    exec_at: 0,
+    forker_start: 0,
+    parent_start: 0,
+    cgroup: 0,
+    signal_at: 0,
+    sender_start: 0,
+    forker: 0,
+    parent: 0,
+    invocation: 0,
+    flags: 0,
+    status: 0,
+    children: 0,
+    local_pid: 0,
+    namespace_pid: 0,
+    namespace_level: 0,
+    waits_any: 0,
+    waits_specific: 0,
+    last_wait: 0,
+    parent_waits_any: 0,
+    parent_waits_specific: 0,
+    parent_waits_any_at_death: 0,
+    waited_for: 0,
+    waited_for_at_death: 0,
+    signal: 0,
+    sender: 0,
+    ending: 0,
+    sender_name: [0; 16],
+};
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The programs read kernel memory and use helpers that the kernel reserves for GPL-compatible
+/// programs; this says that they are.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,212 @@
+//! The `PROCS` map: the truth about every process of an invocation, kept also when the ring
+//! buffer is full.
+//!
+//! Keyed by thread group id in the initial PID namespace. A pid comes round again while the entry
+//! of its last owner still stands, because `sched_process_free` trails the reap by up to 256 ms:
+//! so an entry counts only if its start time matches, and a fork overwrites a stale one.
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    macros::map,
+    maps::{Array, HashMap},
+};
+use tracer_common::{Control, Counter, PROC_TOMBSTONE, Proc};
+
+use crate::{emit, task::Group};
+
+/// User space sets its size at load. Preallocated: a hook must not wait for memory.
+#[map]
+static PROCS: HashMap<u32, Proc> = HashMap::with_max_entries(65_536, 0);
+
+/// See [`Control`].
+#[map]
+static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// How many tombstones above a freed process are removed at once. The rest goes with the next
+/// process freed below them, or when user space walks the map.
+const CASCADE: u32 = 8;
+
+/// An entry of `PROCS`, valid as long as its start time is the one that was asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry(*mut Proc);
+
+/// Reads a field of an entry.
+macro_rules! get {
+    ($entry:expr, $field:ident) => {
+        // SAFETY: an entry points to a value of the map, which is never unmapped.
+        unsafe { core::ptr::read_volatile(&raw const (*$entry.as_ptr()).$field) }
+    };
+}
+pub(crate) use get;
+
+/// Writes a field of an entry.
+macro_rules! set {
+    ($entry:expr, $field:ident, $value:expr) => {{
+        let value = $value;
+        // SAFETY: an entry points to a value of the map, which is never unmapped.
+        unsafe { core::ptr::write_volatile(&raw mut (*$entry.as_ptr()).$field, value) }
+    }};
+}
+pub(crate) use set;
+
+/// Adds to a 32-bit field of an entry, atomically and as a full barrier on x86-64.
+macro_rules! add {
+    ($entry:expr, $field:ident, $value:expr) => {
+        // SAFETY: an entry points to a value of the map; all fields are naturally aligned.
+        unsafe { crate::procs::atomic_add(&raw mut (*$entry.as_ptr()).$field, $value) }
+    };
+}
+pub(crate) use add;
+
+impl Entry {
+    #[inline(always)]
+    pub(crate) fn as_ptr(self) -> *mut Proc {
+        self.0
+    }
+
+    /// Sets bits of the flags. Only one hook at a time changes an entry's flags: its own exit
+    /// and free, its parent's exit, the OOM killer; a lost bit costs a note, not a process.
+    #[inline(always)]
+    pub(crate) fn raise(self, flags: u32) {
+        set!(self, flags, get!(self, flags) | flags);
+    }
+}
+
+/// `BPF_STX | BPF_XADD | BPF_W`, the one atomic that 5.10 has. The target's core has no
+/// `AtomicU32`.
+///
+/// # Safety
+/// `value` points into a value of a map and is aligned.
+#[inline(always)]
+pub(crate) unsafe fn atomic_add(value: *mut u32, by: u32) {
+    // SAFETY: see above.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u32 *)({value} + 0) += {by}",
+            value = in(reg) value,
+            by = in(reg) u64::from(by),
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// The entry of `pid`, whoever that was.
+#[inline(always)]
+pub(crate) fn lookup(pid: u32) -> Option<Entry> {
+    PROCS.get_ptr_mut(&pid).map(Entry)
+}
+
+/// The entry of exactly this process.
+#[inline(always)]
+pub(crate) fn find(group: Group) -> Option<Entry> {
+    let entry = lookup(group.pid)?;
+    if get!(entry, start) == group.start { Some(entry) } else { None }
+}
+
+/// Enters a new process. `false`: the map is full or busy, which is counted.
+#[inline(always)]
+pub(crate) fn insert(pid: u32, value: &Proc) -> bool {
+    if PROCS.insert(&pid, value, BPF_NOEXIST.into()).is_err() {
+        // A process that had this pid before is still there: its free is on its way, or it is a
+        // tombstone. Its place is needed now; its free names it by start time all the same.
+        if let Some(old) = lookup(pid) {
+            let forker = Group { pid: get!(old, forker), start: get!(old, forker_start) };
+            if PROCS.insert(&pid, value, BPF_ANY.into()).is_ok() {
+                crate::tracer_release_forker(forker.pid.into(), forker.start);
+                emit::count_failure(Counter::Tracked);
+                return true;
+            }
+        }
+        emit::count_failure(Counter::InsertFailed);
+        return false;
+    }
+    emit::count_failure(Counter::Tracked);
+    true
+}
+
+/// The process is gone: its entry goes too, or stays as a tombstone while processes that it
+/// forked have entries.
+#[inline(always)]
+pub(crate) fn free(pid: u32, entry: Entry) {
+    entry.raise(PROC_TOMBSTONE);
+    if get!(entry, children) == 0 {
+        bury(pid, entry);
+    }
+}
+
+/// Removes an entry that nobody needs and drops its hold on its forker's.
+#[inline(always)]
+fn bury(pid: u32, entry: Entry) {
+    let forker = Group { pid: get!(entry, forker), start: get!(entry, forker_start) };
+    if remove(pid) {
+        crate::tracer_release_forker(forker.pid.into(), forker.start);
+    }
+}
+
+/// Removes the entry; `false` if another did it first or the map was busy, which is counted.
+#[inline(always)]
+fn remove(pid: u32) -> bool {
+    /// `include/uapi/asm-generic/errno-base.h`
+    const ENOENT: i32 = -2;
+    match PROCS.remove(&pid) {
+        Ok(()) => true,
+        Err(ENOENT) => false,
+        Err(_) => {
+            emit::count_failure(Counter::RemoveFailed);
+            false
+        }
+    }
+}
+
+/// One process less that `forker` forked: a tombstone without any goes, and so on upwards.
+#[inline(always)]
+pub(crate) fn release_forker(mut forker: Group) {
+    let mut depth = 0;
+    while depth < CASCADE {
+        let Some(entry) = find(forker) else { return };
+        add!(entry, children, u32::MAX);
+        if get!(entry, children) != 0 || get!(entry, flags) & PROC_TOMBSTONE == 0 {
+            return;
+        }
+        let next = Group { pid: get!(entry, forker), start: get!(entry, forker_start) };
+        if !remove(forker.pid) {
+            return;
+        }
+        forker = next;
+        depth += 1;
+    }
+}
+
+/// The number of the invocation whose root the tracer is about to fork; 0 at most times.
+#[inline(always)]
+pub(crate) fn armed() -> u32 {
+    match CONTROL.get_ptr(0) {
+        // SAFETY: the map's only element.
+        Some(control) => unsafe { ptr::read_volatile(&raw const (*control).armed) },
+        None => 0,
+    }
+}
+
+/// The root is forked: remembers how deep the tracer's PID namespace lies.
+#[inline(always)]
+pub(crate) fn disarm(tracer_level: u32) {
+    if let Some(control) = CONTROL.get_ptr_mut(0) {
+        // SAFETY: the map's only element, written by the one fork that was armed for.
+        unsafe {
+            (&raw mut (*control).tracer_level).write_volatile(tracer_level);
+            (&raw mut (*control).armed).write_volatile(0);
+        }
+    }
+}
+
+/// See [`Control::tracer_level`].
+#[inline(always)]
+pub(crate) fn tracer_level() -> u32 {
+    match CONTROL.get_ptr(0) {
+        // SAFETY: the map's only element.
+        Some(control) => unsafe { ptr::read_volatile(&raw const (*control).tracer_level) },
+        None => 0,
+    }
+}
