@@ -1,0 +1,218 @@
+//! What goes into the core: everything it ever learns about the world.
+
+use tracer_common::WaitCounts;
+
+use super::model::{Blocked, Nanos, Pids, ProcessId, Resources};
+
+/// Something that happened, or that somebody looked up. Byte slices borrow from the buffer that
+/// the record was read into; the core copies what it keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A process was created.
+    Fork {
+        /// When.
+        at: Nanos,
+        /// The new process.
+        child: ProcessId,
+        /// Who called fork: lineage follows it.
+        forker: ProcessId,
+        /// Who gets its SIGCHLD: not the forker under `CLONE_PARENT`.
+        parent: ProcessId,
+        /// Its pids.
+        pids: Pids,
+        /// Cgroup v2 id; `None` where there is none.
+        cgroup: Option<u64>,
+        /// Root of the invocation.
+        root: bool,
+    },
+    /// It executed a program.
+    Exec {
+        /// When.
+        at: Nanos,
+        /// Who.
+        process: ProcessId,
+        /// The path as given to exec.
+        exe: &'a [u8],
+        /// NUL-separated arguments.
+        args: &'a [u8],
+        /// The arguments were cut.
+        truncated: bool,
+    },
+    /// Its last thread died. May come twice; the later one holds.
+    Exit {
+        /// When.
+        at: Nanos,
+        /// Who.
+        process: ProcessId,
+        /// Status word of `wait(2)`.
+        status: u32,
+        /// Its parent at that moment.
+        parent: ProcessId,
+        /// It had more children than the kernel side looks at: those without an
+        /// [`Event::Unreaped`] may be unreaped all the same.
+        children_uncounted: bool,
+    },
+    /// It died and its dying parent had not reaped it. Comes before the parent's exit.
+    Unreaped {
+        /// When.
+        at: Nanos,
+        /// The dead child.
+        process: ProcessId,
+        /// The dying parent.
+        parent: ProcessId,
+        /// What the parent had waited for.
+        waits: WaitCounts,
+    },
+    /// It is gone from the kernel, so somebody reaped it before.
+    Reaped {
+        /// When that was seen: up to 256 ms after the reap when `by` is `None`.
+        at: Nanos,
+        /// Who is gone.
+        process: ProcessId,
+        /// Who waited for it, where that is certain.
+        by: Option<ProcessId>,
+    },
+    /// A process sent it a signal whose default action ends a process.
+    Signal {
+        /// When.
+        at: Nanos,
+        /// The target.
+        target: ProcessId,
+        /// Its number.
+        signal: u32,
+        /// The sender.
+        sender: ProcessId,
+        /// Name of the sender's leader thread.
+        sender_name: &'a [u8],
+    },
+    /// The OOM killer chose it.
+    Oom {
+        /// When.
+        at: Nanos,
+        /// The victim.
+        process: ProcessId,
+    },
+    /// The answer to [`super::Output::Observe`].
+    Observed {
+        /// When it was read.
+        at: Nanos,
+        /// Who was looked at.
+        process: ProcessId,
+        /// What was there.
+        observation: Box<Observation>,
+    },
+    /// The answer to [`super::Output::Sample`]: those of its processes that had a thread in
+    /// uninterruptible sleep.
+    Sampled {
+        /// When.
+        at: Nanos,
+        /// Who, and which thread.
+        blocked: Vec<(ProcessId, BlockedThread)>,
+    },
+    /// A process outside the invocation that could adopt an orphan of it: an ancestor of the
+    /// tracer.
+    Bystander {
+        /// Pid in the tracer's PID namespace.
+        pid: u32,
+        /// Start in clock ticks, as procfs has it.
+        start_ticks: u64,
+        /// Its `comm`.
+        name: &'a [u8],
+    },
+    /// Everything that `PROCS` holds, read after records were lost.
+    Recovered {
+        /// When the reading began.
+        at: Nanos,
+        /// The processes, in any order.
+        processes: Vec<RecoveredProcess>,
+        /// Processes that the kernel entered into `PROCS` since it was loaded.
+        tracked: u64,
+        /// Records lost so far.
+        dropped: u64,
+        /// Updates of `PROCS` that failed so far: each may be a process that nobody knows.
+        failed: u64,
+    },
+}
+
+/// A thread in uninterruptible sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockedThread {
+    /// Thread id in the tracer's PID namespace.
+    pub thread: u32,
+    /// Voluntary and involuntary context switches so far: unchanged between two samples means
+    /// that it never woke.
+    pub switches: u64,
+}
+
+/// What procfs says of one process at one moment. `None` is "not known", never zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// `false`: no such process any more, or its pid belongs to another now.
+    pub exists: bool,
+    /// Letter of `/proc/PID/stat`.
+    pub state: Option<char>,
+    /// Kernel's `comm`.
+    pub comm: Option<Vec<u8>>,
+    /// Process group, tracer's PID namespace.
+    pub pgid: Option<u32>,
+    /// Session, tracer's PID namespace.
+    pub sid: Option<u32>,
+    /// Its parent now.
+    pub parent: Option<ObservedParent>,
+    /// Link of `/proc/PID/exe`.
+    pub exe: Option<Vec<u8>>,
+    /// Link of `/proc/PID/cwd`.
+    pub cwd: Option<Vec<u8>>,
+    /// Path in `/proc/PID/cgroup`.
+    pub cgroup: Option<Vec<u8>>,
+    /// `/proc/PID/cmdline`, NUL-separated, at most 4 KiB.
+    pub args: Option<Vec<u8>>,
+    /// Signals it catches, as a mask of `/proc/PID/status`'s `SigCgt`.
+    pub caught: Option<u64>,
+    /// What it holds; `None` for a zombie.
+    pub resources: Option<Resources>,
+    /// What it sleeps in; only read in state D.
+    pub blocked: Option<Blocked>,
+    /// What its parent has waited for, from `PROCS`.
+    pub waits: Option<WaitCounts>,
+}
+
+/// A process's parent as procfs shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedParent {
+    /// Pid in the tracer's PID namespace.
+    pub pid: u32,
+    /// Its `comm`.
+    pub name: Vec<u8>,
+    /// It is PID 1 of the child's own PID namespace.
+    pub is_init: bool,
+}
+
+/// An entry of `PROCS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveredProcess {
+    /// Identity.
+    pub id: ProcessId,
+    /// Its fork.
+    pub forker: ProcessId,
+    /// Its parent at fork, or at death.
+    pub parent: ProcessId,
+    /// Its pids.
+    pub pids: Pids,
+    /// Cgroup v2 id.
+    pub cgroup: Option<u64>,
+    /// Root of the invocation.
+    pub root: bool,
+    /// When it died and its status word.
+    pub exit: Option<(Nanos, u32)>,
+    /// It has been reaped; the entry is kept for its children.
+    pub reaped: bool,
+    /// Its parent died without having reaped it.
+    pub unreaped: bool,
+    /// Chosen by the OOM killer.
+    pub oom: bool,
+    /// Last signal sent by a process: when, number, sender, sender's name.
+    pub signal: Option<(Nanos, u32, ProcessId, Vec<u8>)>,
+    /// What its parent waited for, where the parent has an entry.
+    pub waits: Option<WaitCounts>,
+}

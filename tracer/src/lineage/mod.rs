@@ -1,0 +1,602 @@
+//! The core: what happened to every process of an invocation, and which of it is a leak.
+//!
+//! Fully deterministic and without input or output of its own: no clock, no file, no thread, no
+//! async. Four verbs drive it:
+//!
+//! - [`Lineage::handle`] takes an [`Event`]: a kernel record, or the answer to a question.
+//! - [`Lineage::next_deadline`] says when [`Lineage::handle_timeout`] wants to be called. Feed
+//!   every event up to that time first: a verdict must not race with its own ring buffer.
+//! - [`Lineage::handle_timeout`] does what is due. Calling it too early, or twice, is a harmless
+//!   no-op.
+//! - [`Lineage::poll_output`] gives what the core wants from the world, until it is `None`. Call it
+//!   after each of the above. Every [`Output::Observe`] must be answered by one
+//!   [`Event::Observed`].
+//!
+//! When [`Lineage::is_settled`], [`Lineage::outcome`] tells the result.
+
+mod cause;
+pub mod event;
+mod findings;
+pub mod model;
+mod outcome;
+mod recover;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+    time::Duration,
+};
+
+pub use event::{BlockedThread, Event, Observation, ObservedParent, RecoveredProcess};
+pub use model::*;
+pub use outcome::{DEFAULT_FAIL_ON, Policy};
+
+use findings::Findings;
+use recover::Gap;
+use table::{
+    EXECED, FORKED_AFTER_ROOT, GONE, OOM, Program, Reap, SignalSent, Table, WANT_INIT_ZOMBIE,
+    WANT_ORPHAN, WANT_STUCK, WANT_SURVIVOR, WANT_ZOMBIE,
+};
+
+/// When something that stands is a leak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long the invocation may take to wind down after its root exited.
+    pub grace: Duration,
+    /// How long a parent may leave a child unreaped. Zero: until the parent's own end.
+    pub zombie_after: Duration,
+    /// How long an adopter may leave an orphan unreaped.
+    pub init_zombie_after: Duration,
+    /// How long a process may sleep uninterruptibly.
+    pub stuck_after: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(2),
+            zombie_after: Duration::from_secs(1),
+            init_zombie_after: Duration::from_secs(30),
+            stuck_after: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What the core wants from the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Look at this process and answer with [`Event::Observed`].
+    Observe {
+        /// Who.
+        process: ProcessId,
+        /// Its pids.
+        pids: Pids,
+        /// Its parent, whose waits are wanted if it is dead.
+        parent: ProcessId,
+    },
+    /// Look which of these have a thread in uninterruptible sleep and answer with
+    /// [`Event::Sampled`].
+    Sample {
+        /// Identity and pid in the tracer's PID namespace.
+        processes: Vec<(ProcessId, u32)>,
+    },
+}
+
+/// A process outside of the invocation that can adopt.
+#[derive(Clone, Debug)]
+struct Bystander {
+    pid: u32,
+    start_ticks: u64,
+    name: Box<[u8]>,
+}
+
+/// The state of one invocation.
+#[derive(Debug)]
+pub struct Lineage {
+    config: Config,
+    table: Table,
+    findings: Findings,
+    bystanders: Vec<Bystander>,
+    root: Option<ProcessId>,
+    root_end: Option<Nanos>,
+    /// Zombies of their own parents, by the time they become a finding.
+    zombies: VecDeque<(Nanos, ProcessId)>,
+    /// Zombies of their adopters, likewise.
+    init_zombies: VecDeque<(Nanos, ProcessId)>,
+    /// Orphans whose adopter was not to be seen yet, by the time of another look.
+    orphans: VecDeque<(Nanos, ProcessId)>,
+    next_sample: Option<Nanos>,
+    survivors_asked: bool,
+    grace_cut_short: bool,
+    unanswered: u64,
+    outputs: VecDeque<Output>,
+    stats: Stats,
+    gap: Gap,
+}
+
+/// Cost of sampling one process, to keep it within a thousandth of a core.
+const SAMPLE_COST: Duration = Duration::from_millis(15);
+/// Time that the kernel gets between telling a parent's exit and handing on its children.
+const ADOPTION_TIME: Duration = Duration::from_millis(10);
+
+impl Lineage {
+    /// An invocation of which nothing is known yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            table: Table::default(),
+            findings: Findings::default(),
+            bystanders: Vec::new(),
+            root: None,
+            root_end: None,
+            zombies: VecDeque::new(),
+            init_zombies: VecDeque::new(),
+            orphans: VecDeque::new(),
+            next_sample: None,
+            survivors_asked: false,
+            grace_cut_short: false,
+            unanswered: 0,
+            outputs: VecDeque::new(),
+            stats: Stats::default(),
+            gap: Gap::default(),
+        }
+    }
+
+    /// Takes in what happened. Events may come in any order that several CPUs can produce, and
+    /// more than once.
+    pub fn handle(&mut self, event: Event<'_>) {
+        self.stats.events += 1;
+        match event {
+            Event::Fork { at, child, forker, parent, pids, cgroup: _, root } => {
+                self.forked(at, child, forker, parent, pids, root);
+            }
+            Event::Exec { at: _, process, exe, args, truncated } => {
+                self.executed(process, exe, args, truncated);
+            }
+            Event::Exit { at, process, status, parent, children_uncounted } => {
+                let status = ExitStatus::from_wait_status(status);
+                self.ended(at, process, Some(status), parent, children_uncounted);
+            }
+            Event::Unreaped { at, process, parent, waits } => {
+                self.left_unreaped(at, process, parent, waits);
+            }
+            Event::Reaped { at, process, by } => self.reaped(at, process, by),
+            Event::Signal { at, target, signal, sender, sender_name } => {
+                self.signalled(at, target, signal, sender, sender_name);
+            }
+            Event::Oom { at: _, process } => {
+                if let Some(entry) = self.table.get_mut(process) {
+                    entry.flags |= OOM;
+                }
+            }
+            Event::Observed { at, process, observation } => {
+                self.observed(at, process, *observation);
+            }
+            Event::Sampled { at, blocked } => self.sampled(at, &blocked),
+            Event::Bystander { pid, start_ticks, name } => {
+                self.bystanders.push(Bystander { pid, start_ticks, name: name.into() });
+            }
+            Event::Recovered { at, processes, tracked, dropped, failed } => {
+                self.recovered(at, processes, tracked, dropped, failed);
+            }
+        }
+    }
+
+    /// When [`Lineage::handle_timeout`] has something to do; `None` while nothing is pending.
+    pub fn next_deadline(&mut self) -> Option<Nanos> {
+        self.drop_settled_zombies();
+        let survivors = match self.root_end {
+            Some(end) if !self.survivors_asked && self.table.live() > 0 => {
+                Some(end.after(self.config.grace))
+            }
+            _ => None,
+        };
+        let zombie = self.zombies.front().map(|&(at, _)| at);
+        let init_zombie = self.init_zombies.front().map(|&(at, _)| at);
+        let orphan = self.orphans.front().map(|&(at, _)| at);
+        [self.next_sample, survivors, zombie, init_zombie, orphan].into_iter().flatten().min()
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Nanos) {
+        self.drop_settled_zombies();
+        while let Some(&(at, id)) = self.zombies.front()
+            && at <= now
+        {
+            self.zombies.pop_front();
+            self.observe(id, WANT_ZOMBIE);
+            self.drop_settled_zombies();
+        }
+        while let Some(&(at, id)) = self.init_zombies.front()
+            && at <= now
+        {
+            self.init_zombies.pop_front();
+            self.observe(id, WANT_INIT_ZOMBIE);
+            self.drop_settled_zombies();
+        }
+        while let Some(&(at, id)) = self.orphans.front()
+            && at <= now
+        {
+            self.orphans.pop_front();
+            if self.orphan_awaits_adoption(id) {
+                self.observe(id, WANT_ORPHAN);
+            }
+        }
+        if self.next_sample.is_some_and(|at| at <= now) {
+            self.ask_for_sample(now);
+        }
+        if let Some(end) = self.root_end
+            && !self.survivors_asked
+            && now >= end.after(self.config.grace)
+        {
+            self.ask_for_survivors();
+        }
+    }
+
+    /// What the core wants next; `None`: nothing for now.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Whether the run can be judged: the root is gone, and nobody lives or `grace` is over, and
+    /// every question has been answered.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.root_end.is_some()
+            && (self.table.live() == 0 || self.survivors_asked)
+            && self.unanswered == 0
+    }
+
+    /// Ends `grace` before its time: what lives now is a survivor. A no-op before the root's end.
+    pub fn end_grace(&mut self) {
+        if self.root_end.is_some() && !self.survivors_asked {
+            self.grace_cut_short = true;
+            self.ask_for_survivors();
+        }
+    }
+
+    /// The root, once it was forked.
+    #[must_use]
+    pub fn root(&self) -> Option<ProcessId> {
+        self.root
+    }
+
+    /// Whether the root has ended.
+    #[must_use]
+    pub fn root_has_ended(&self) -> bool {
+        self.root_end.is_some()
+    }
+
+    /// When and which signal a process last sent to the root, of those that end a process.
+    #[must_use]
+    pub fn last_signal_to_root(&self) -> Option<(Nanos, u32)> {
+        let sent = self.table.get(self.root?)?.signal.as_ref()?;
+        Some((sent.at, sent.signal))
+    }
+
+    fn forked(
+        &mut self,
+        at: Nanos,
+        child: ProcessId,
+        forker: ProcessId,
+        parent: ProcessId,
+        pids: Pids,
+        root: bool,
+    ) {
+        if !self.table.insert(child, forker, parent, pids) {
+            return;
+        }
+        if root && self.root.is_none() {
+            self.root = Some(child);
+            self.table.hold(child);
+            self.next_sample = Some(at.after(self.sample_interval()));
+        }
+        if self.root_end.is_some_and(|end| at > end)
+            && let Some(forker) = self.table.get_mut(forker)
+        {
+            forker.flags |= FORKED_AFTER_ROOT;
+        }
+        self.stats.processes += 1;
+        self.stats.peak_live = self.stats.peak_live.max(self.table.live());
+    }
+
+    fn executed(&mut self, process: ProcessId, exe: &[u8], args: &[u8], truncated: bool) {
+        if let Some(entry) = self.table.get_mut(process) {
+            entry.program = Rc::new(Program { exe: exe.into(), args: args.into(), truncated });
+            entry.flags |= EXECED;
+        }
+    }
+
+    fn signalled(
+        &mut self,
+        at: Nanos,
+        target: ProcessId,
+        signal: u32,
+        sender: ProcessId,
+        sender_name: &[u8],
+    ) {
+        let Some(entry) = self.table.get_mut(target) else { return };
+        let name = sender_name.split(|&byte| byte == 0).next().unwrap_or_default();
+        entry.signal = Some(Box::new(SignalSent { at, signal, sender, sender_name: name.into() }));
+    }
+
+    fn ended(
+        &mut self,
+        at: Nanos,
+        id: ProcessId,
+        status: Option<ExitStatus>,
+        parent: ProcessId,
+        children_uncounted: bool,
+    ) {
+        let Some(entry) = self.table.get(id) else { return };
+        let parent_before = entry.parent;
+        if parent.pid != 0 {
+            self.table.reparent(id, parent);
+        }
+        if !self.table.end(id, at, status) {
+            return;
+        }
+        self.settle_findings_of_the_dead(id, at, parent_before, parent);
+        if self.root == Some(id) {
+            self.root_end = Some(at);
+        }
+        self.leave_children(id, at, children_uncounted);
+        self.stand_as_zombie(id, at);
+    }
+
+    /// A dead process waits to be reaped: by whom, and until when is that in order?
+    fn stand_as_zombie(&mut self, id: ProcessId, at: Nanos) {
+        let Some(entry) = self.table.get_mut(id) else { return };
+        // The root is the tracer's own child: it reaps it.
+        if entry.reap != Reap::Pending || self.root == Some(id) {
+            return;
+        }
+        let own_parent = entry.parent == entry.first_parent && entry.orphaned_at.is_none();
+        if !own_parent {
+            entry.reap = Reap::Left(at);
+            self.init_zombies.push_back((at.after(self.config.init_zombie_after), id));
+        } else if !self.config.zombie_after.is_zero() {
+            self.zombies.push_back((at.after(self.config.zombie_after), id));
+        }
+    }
+
+    /// The children of a dead parent: the living are orphans; the dead were reaped by it, unless
+    /// the kernel said otherwise.
+    fn leave_children(&mut self, parent: ProcessId, at: Nanos, uncounted: bool) {
+        let Some(entry) = self.table.get(parent) else { return };
+        for child in entry.children.clone() {
+            let Some(entry) = self.table.get_mut(child) else { continue };
+            if entry.is_alive() {
+                entry.orphaned_at.get_or_insert(at);
+                if self.root_end.is_none() {
+                    self.open_orphan(child, at);
+                }
+            } else if entry.reap == Reap::Pending && entry.first_parent == parent {
+                if uncounted {
+                    self.observe(child, WANT_ZOMBIE);
+                } else {
+                    entry.reap = Reap::ByParent;
+                    self.findings.resolve(child, FindingKind::Zombie, at);
+                }
+            }
+        }
+    }
+
+    fn left_unreaped(
+        &mut self,
+        at: Nanos,
+        id: ProcessId,
+        parent: ProcessId,
+        waits: tracer_common::WaitCounts,
+    ) {
+        let Some(entry) = self.table.get_mut(id) else { return };
+        if parent != entry.first_parent || matches!(entry.reap, Reap::Left(_)) {
+            return;
+        }
+        let Some(end) = entry.end else { return };
+        entry.waits = Some(Box::new(waits));
+        // Also after `ByParent`: that was inferred, this was seen.
+        entry.reap = Reap::Left(at);
+        if self.findings.reopen(id, FindingKind::Zombie) {
+            return;
+        }
+        if at.since(end.at) >= self.config.zombie_after && self.root != Some(id) {
+            self.open_zombie(id, end.at, parent);
+        } else {
+            self.init_zombies.push_back((at.after(self.config.init_zombie_after), id));
+        }
+    }
+
+    fn reaped(&mut self, at: Nanos, id: ProcessId, by: Option<ProcessId>) {
+        let Some(entry) = self.table.get(id) else { return };
+        if entry.is_alive() {
+            // Its exit record was lost.
+            self.gap.ends += 1;
+            self.ended(at, id, None, ProcessId::default(), true);
+        }
+        let Some(entry) = self.table.get_mut(id) else { return };
+        entry.flags |= GONE;
+        entry.reap = match (by, entry.reap) {
+            (Some(by), _) if by == entry.first_parent => Reap::ByParent,
+            (Some(_), _) | (None, Reap::Left(_) | Reap::ByAdopter) => Reap::ByAdopter,
+            // Its own parent lives: nobody else can have taken it.
+            (None, Reap::Pending | Reap::ByParent) => Reap::ByParent,
+        };
+        if entry.reap == Reap::ByParent {
+            self.findings.resolve(id, FindingKind::Zombie, at);
+        } else {
+            self.findings.adopter_reaped(id, at);
+        }
+        self.table.forget(id);
+    }
+
+    /// Zombies that were reaped in time need no deadline.
+    fn drop_settled_zombies(&mut self) {
+        let Self { zombies, init_zombies, table, .. } = self;
+        while let Some(&(_, id)) = zombies.front()
+            && table.get(id).is_none_or(|entry| entry.is(GONE) || entry.reap != Reap::Pending)
+        {
+            zombies.pop_front();
+        }
+        while let Some(&(_, id)) = init_zombies.front()
+            && table.get(id).is_none_or(|entry| entry.is(GONE))
+        {
+            init_zombies.pop_front();
+        }
+    }
+
+    /// Asks for a look at a process, once however many want it.
+    fn observe(&mut self, id: ProcessId, why: u8) {
+        let Some(entry) = self.table.get_mut(id) else { return };
+        let waiting = entry.wanted != 0;
+        entry.wanted |= why;
+        if !waiting {
+            self.unanswered += 1;
+            self.outputs.push_back(Output::Observe {
+                process: id,
+                pids: entry.pids,
+                parent: entry.first_parent,
+            });
+        }
+    }
+
+    fn ask_for_survivors(&mut self) {
+        self.survivors_asked = true;
+        for id in self.table.alive() {
+            self.observe(id, WANT_SURVIVOR);
+        }
+        if self.config.zombie_after.is_zero() {
+            for id in self.table.ids() {
+                if self.table.get(id).is_some_and(|entry| {
+                    !entry.is_alive() && entry.reap == Reap::Pending && !entry.is(GONE)
+                }) && self.root != Some(id)
+                {
+                    self.observe(id, WANT_ZOMBIE);
+                }
+            }
+        }
+    }
+
+    /// A quarter of `stuck_after`, or as seldom as so many processes ask for.
+    fn sample_interval(&self) -> Duration {
+        let cost = SAMPLE_COST * u32::try_from(self.table.live()).unwrap_or(u32::MAX);
+        (self.config.stuck_after / 4).max(cost).max(Duration::from_millis(1))
+    }
+
+    fn ask_for_sample(&mut self, now: Nanos) {
+        self.next_sample = Some(now.after(self.sample_interval()));
+        let processes: Vec<_> = self
+            .table
+            .alive()
+            .into_iter()
+            .filter_map(|id| Some((id, self.table.get(id)?.pids.local?)))
+            .collect();
+        if processes.is_empty() {
+            self.next_sample = None;
+        } else {
+            self.outputs.push_back(Output::Sample { processes });
+        }
+    }
+
+    fn sampled(&mut self, at: Nanos, blocked: &[(ProcessId, BlockedThread)]) {
+        let blocked: HashMap<_, _> = blocked.iter().copied().collect();
+        for id in self.table.alive() {
+            let now = blocked.get(&id).copied();
+            let Some(entry) = self.table.get_mut(id) else { continue };
+            let since = match (&entry.blocked, now) {
+                (_, None) => {
+                    entry.blocked = None;
+                    self.findings.resolve(id, FindingKind::Stuck, at);
+                    continue;
+                }
+                (Some(before), Some(now)) if before.0 == now => before.1,
+                (_, Some(now)) => {
+                    entry.blocked = Some(Box::new((now, at)));
+                    self.findings.resolve(id, FindingKind::Stuck, at);
+                    continue;
+                }
+            };
+            if at.since(since) >= self.config.stuck_after
+                && !self.findings.is_open(id, FindingKind::Stuck)
+            {
+                self.observe(id, WANT_STUCK);
+            }
+        }
+    }
+
+    fn observed(&mut self, at: Nanos, id: ProcessId, observation: Observation) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let wanted = std::mem::take(&mut entry.wanted);
+        if wanted == 0 {
+            return;
+        }
+        self.unanswered = self.unanswered.saturating_sub(1);
+        if let Some(waits) = observation.waits {
+            entry.waits.get_or_insert_with(|| Box::new(waits));
+        }
+        let alive = entry.is_alive();
+        if let Some(parent) = observation.parent.as_ref().filter(|_| alive)
+            && let Some(parent) = self.table.by_local_pid(parent.pid)
+        {
+            self.table.reparent(id, parent);
+        }
+        // Of a group whose leader is dead, procfs shows the leader's state and what another thread holds.
+        let shown_dead =
+            matches!(observation.state, Some('Z' | 'X' | 'x')) && observation.resources.is_none();
+        self.judge_zombie(at, id, wanted, &observation);
+        if observation.exists && alive && !shown_dead {
+            self.judge_living(id, wanted);
+        }
+        self.findings.attach(id, observation);
+        if wanted & WANT_ORPHAN != 0 && alive && self.orphan_awaits_adoption(id) {
+            self.orphans.push_back((at.after(ADOPTION_TIME), id));
+        }
+        self.table.forget(id);
+    }
+
+    /// A process that should be dead was looked at.
+    fn judge_zombie(&mut self, at: Nanos, id: ProcessId, wanted: u8, observation: &Observation) {
+        let Some(entry) = self.table.get_mut(id) else { return };
+        let Some(end) = entry.end else { return };
+        let stands = observation.exists && observation.state == Some('Z');
+        let parent = entry.first_parent;
+        if wanted & WANT_ZOMBIE != 0 && entry.reap == Reap::Pending {
+            if !stands {
+                // Reaped, and its free is on the way.
+                entry.reap = Reap::ByParent;
+                return;
+            }
+            if at.since(end.at) >= self.config.zombie_after {
+                self.open_zombie(id, end.at, parent);
+            }
+        }
+        if wanted & WANT_INIT_ZOMBIE != 0
+            && let Some(Reap::Left(left)) = self.table.get(id).map(|entry| entry.reap)
+            && stands
+            && !self.findings.has(id, FindingKind::Zombie)
+        {
+            self.open_init_zombie(id, left);
+        }
+    }
+
+    /// A living process was looked at, and lives.
+    fn judge_living(&mut self, id: ProcessId, wanted: u8) {
+        if wanted & WANT_SURVIVOR != 0
+            && let Some(end) = self.root_end
+        {
+            self.open(id, FindingKind::Survivor, end);
+        }
+        if wanted & WANT_STUCK != 0
+            && let Some(since) =
+                self.table.get(id).and_then(|entry| entry.blocked.as_ref().map(|blocked| blocked.1))
+        {
+            self.open(id, FindingKind::Stuck, since);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The end of a run: what was found, as reports show it, and the verdict.
+
+use std::rc::Rc;
+
+use super::{
+    Lineage,
+    event::Observation,
+    findings::Record,
+    model::{
+        Adopter, Ancestor, Exit, Finding, FindingKind, FindingState, Invocation, Kept, Nanos,
+        Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
+    },
+    table::{Entry, OOM},
+};
+use crate::lineage::model::ExitStatus;
+
+/// What counts.
+#[derive(Clone, Copy)]
+pub struct Policy<'a> {
+    /// Kinds that fail the gate; empty: none, but the verdict still tells of the default kinds.
+    pub fail_on: &'a [FindingKind],
+    /// What was put right in time counts too.
+    pub strict: bool,
+    /// The pattern that keeps a process from being counted, if one does.
+    pub allow: &'a dyn Fn(&Process) -> Option<String>,
+}
+
+impl std::fmt::Debug for Policy<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { fail_on, strict, allow: _ } = self;
+        f.debug_struct("Policy")
+            .field("fail_on", fail_on)
+            .field("strict", strict)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Kinds that fail the gate unless told otherwise.
+pub const DEFAULT_FAIL_ON: [FindingKind; 2] = [FindingKind::Zombie, FindingKind::Survivor];
+
+/// Most ancestors told of one process: beyond, the middle is left out.
+const MAX_LINEAGE: usize = 64;
+
+impl Lineage {
+    /// Judges the run at `now`. `command` is the command line that was asked for, `epoch_offset`
+    /// what added to a boottime gives nanoseconds since the epoch.
+    #[must_use]
+    pub fn outcome(
+        &self,
+        now: Nanos,
+        command: &[Vec<u8>],
+        epoch_offset: i64,
+        policy: Policy<'_>,
+    ) -> Outcome {
+        let fail_on = if policy.fail_on.is_empty() { &DEFAULT_FAIL_ON } else { policy.fail_on };
+        let mut findings = Vec::new();
+        let mut kept = Vec::new();
+        for record in self.findings.iter() {
+            let Some(mut finding) = self.finding(record, now) else { continue };
+            if let Some(rule) = (policy.allow)(&finding.process) {
+                kept.push(Kept { kind: finding.kind, process: finding.process, rule });
+                continue;
+            }
+            let stands = finding.state == FindingState::Open;
+            finding.counted = fail_on.contains(&finding.kind) && (stands || policy.strict);
+            finding.id = u32::try_from(findings.len() + 1).unwrap_or(u32::MAX);
+            findings.push(finding);
+        }
+        let verdict = if findings.iter().any(|finding| finding.counted) {
+            Verdict::Leaked
+        } else if self.gap.is_open() {
+            Verdict::Inconclusive
+        } else {
+            Verdict::Clean
+        };
+        Outcome {
+            verdict,
+            invocation: self.invocation(command),
+            findings,
+            kept,
+            stats: self.stats,
+            notes: self.notes(),
+            judged_at: now,
+            epoch_offset,
+        }
+    }
+
+    fn invocation(&self, command: &[Vec<u8>]) -> Invocation {
+        let id = self.root.unwrap_or_default();
+        let root = self.table.get(id).map(|entry| self.process(id, entry, None));
+        Invocation {
+            id: format!("{:x}-{}", id.start, id.pid),
+            parent: None,
+            command: command.to_vec(),
+            root: root.unwrap_or_default(),
+            started_at: Nanos(id.start),
+            exit: self.exit_of(id),
+        }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let super::recover::Gap { unseen, ends, failed } = self.gap;
+        let mut notes = Vec::new();
+        if self.grace_cut_short {
+            notes.push("a signal cut --grace short: what was alive then counts".to_owned());
+        }
+        if unseen > 0 {
+            notes.push(format!("{unseen} processes came and went unseen: records were lost"));
+        }
+        if ends > 0 {
+            notes.push(format!(
+                "the end of {ends} processes was not seen: records were lost, so how long they stood unreaped is not known"
+            ));
+        }
+        if failed > 0 {
+            notes.push(format!(
+                "{failed} processes could not be tracked: the process table was full or busy; raise --max-processes"
+            ));
+        }
+        notes
+    }
+
+    fn finding(&self, record: &Record, now: Nanos) -> Option<Finding> {
+        let entry = self.table.get(record.process)?;
+        let seen = record.observation.as_deref();
+        let zombie = record.kind == FindingKind::Zombie;
+        let (lineage, lineage_elided) = self.lineage_of(entry);
+        let until = match record.state {
+            FindingState::Resolved(at) => at,
+            FindingState::Open => record.gone_at.unwrap_or(now),
+        };
+        Some(Finding {
+            id: 0,
+            kind: record.kind,
+            state: record.state,
+            counted: false,
+            process: self.process(record.process, entry, seen),
+            lineage,
+            lineage_elided,
+            parent: self.parent_of(record, entry),
+            adopter: self.adopter_of(record),
+            exit: if zombie { self.exit_of(record.process) } else { None },
+            cause: self.cause_of(record),
+            resources: if zombie { None } else { seen.and_then(|seen| seen.resources.clone()) },
+            blocked: seen.and_then(|seen| seen.blocked.clone()),
+            since: record.since,
+            until,
+        })
+    }
+
+    fn process(&self, id: ProcessId, entry: &Entry, seen: Option<&Observation>) -> Process {
+        let program = Rc::clone(&entry.program);
+        let ppid = seen
+            .and_then(|seen| seen.parent.as_ref().map(|parent| parent.pid))
+            .or_else(|| (entry.parent.pid != 0).then(|| self.shown(entry.parent)));
+        let mut args = split_args(&program.args);
+        if args.is_empty()
+            && let Some(read) = seen.and_then(|seen| seen.args.as_deref())
+        {
+            args = split_args(read);
+        }
+        Process {
+            id,
+            pids: entry.pids,
+            ppid,
+            pgid: seen.and_then(|seen| seen.pgid),
+            sid: seen.and_then(|seen| seen.sid),
+            name: self.name_seen(entry, seen),
+            exe: seen
+                .and_then(|seen| seen.exe.clone())
+                .or_else(|| (!program.exe.is_empty()).then(|| program.exe.to_vec())),
+            args,
+            args_truncated: program.truncated,
+            cwd: seen.and_then(|seen| seen.cwd.clone()),
+            state: seen.and_then(|seen| seen.state),
+            cgroup: seen.and_then(|seen| seen.cgroup.clone()),
+        }
+    }
+
+    fn name_seen(&self, entry: &Entry, seen: Option<&Observation>) -> Vec<u8> {
+        let name = entry.program.name();
+        if name.is_empty() {
+            seen.and_then(|seen| seen.comm.clone()).unwrap_or_default()
+        } else {
+            name.to_vec()
+        }
+    }
+
+    /// Ancestors by fork, root first, and how many were left out of the middle.
+    fn lineage_of(&self, entry: &Entry) -> (Vec<Ancestor>, u32) {
+        let mut ancestors = Vec::new();
+        let mut id = entry.forker;
+        while let Some(entry) = self.table.get(id) {
+            ancestors.push(Ancestor {
+                pid: entry.pids.shown(),
+                name: entry.program.name().to_vec(),
+                args: split_args(&entry.program.args),
+                exit: self.exit_of(id),
+            });
+            if Some(id) == self.root || entry.forker == id {
+                break;
+            }
+            id = entry.forker;
+        }
+        ancestors.reverse();
+        let elided = ancestors.len().saturating_sub(MAX_LINEAGE);
+        if elided > 0 {
+            ancestors.drain(MAX_LINEAGE / 2..MAX_LINEAGE / 2 + elided);
+        }
+        (ancestors, u32::try_from(elided).unwrap_or(u32::MAX))
+    }
+
+    fn parent_of(&self, record: &Record, entry: &Entry) -> Option<Parent> {
+        (record.parent.pid != 0).then(|| Parent {
+            pid: self.shown(record.parent),
+            name: self.name_of(record.parent),
+            exit: self.exit_of(record.parent),
+            waits: entry.waits.as_deref().map(|waits| {
+                let tracer_common::WaitCounts { any, this_child, others, last_other, after_death } =
+                    *waits;
+                Waits {
+                    any,
+                    this_child,
+                    others,
+                    last_other: (last_other != 0).then_some(last_other),
+                    after_death,
+                }
+            }),
+        })
+    }
+
+    fn adopter_of(&self, record: &Record) -> Option<Adopter> {
+        if !record.adopters && !record.is_adopted() {
+            return None;
+        }
+        if let Some(seen) = record.observation.as_ref().and_then(|seen| seen.parent.as_ref())
+            && seen.pid != 0
+            && (record.adopter_at_death.is_none() || record.adopters)
+        {
+            let name = match self.table.by_local_pid(seen.pid) {
+                Some(id) => self.name_of(id),
+                None => seen.name.clone(),
+            };
+            return Some(Adopter { pid: seen.pid, name, is_init: seen.is_init });
+        }
+        let id = record.adopter_at_death?;
+        let pid = self.shown(id);
+        Some(Adopter { pid, name: self.name_of(id), is_init: pid == 1 })
+    }
+
+    /// How a process ended; `None` while it lives or when that is not known.
+    pub(super) fn exit_of(&self, id: ProcessId) -> Option<Exit> {
+        let entry = self.table.get(id)?;
+        let end = entry.end?;
+        let sender = match end.status {
+            Some(ExitStatus::Signal(number)) => {
+                entry.signal.as_ref().filter(|sent| sent.signal == u32::from(number)).map(|sent| {
+                    Sender {
+                        pid: self.shown(sent.sender),
+                        name: self
+                            .table
+                            .get(sent.sender)
+                            .map(|sender| sender.program.name().to_vec())
+                            .filter(|name| !name.is_empty())
+                            .unwrap_or_else(|| sent.sender_name.to_vec()),
+                    }
+                })
+            }
+            _ => None,
+        };
+        Some(Exit { status: end.status, sender, oom: entry.is(OOM), at: end.at })
+    }
+
+    /// The pid to show of a process, of the invocation or not.
+    pub(super) fn shown(&self, id: ProcessId) -> u32 {
+        match self.table.get(id) {
+            Some(entry) => entry.pids.shown(),
+            None => self.bystander(id).map_or(id.pid, |bystander| bystander.pid),
+        }
+    }
+
+    /// The name of a process, of the invocation or not; empty if not known.
+    pub(super) fn name_of(&self, id: ProcessId) -> Vec<u8> {
+        match self.table.get(id) {
+            Some(entry) => entry.program.name().to_vec(),
+            None => self.bystander(id).map_or_else(Vec::new, |bystander| bystander.name.to_vec()),
+        }
+    }
+
+    /// A bystander is known by when it started, in clock ticks, and by its pid. In a container its
+    /// pid in the initial namespace is not to be had from procfs: then by its start alone, if no
+    /// other started in the same tick.
+    fn bystander(&self, id: ProcessId) -> Option<&super::Bystander> {
+        /// `USER_HZ` is 100 on every architecture that BPF runs on.
+        const NANOS_PER_TICK: u64 = 10_000_000;
+        let ticks = id.start / NANOS_PER_TICK;
+        let mut same_start =
+            self.bystanders.iter().filter(|bystander| bystander.start_ticks == ticks);
+        let in_container = self
+            .root
+            .and_then(|root| self.table.get(root))
+            .is_some_and(|root| root.pids.local != Some(root.pids.host));
+        if in_container {
+            same_start.next().filter(|_| same_start.next().is_none())
+        } else {
+            same_start.find(|bystander| bystander.pid == id.pid)
+        }
+    }
+}
+
+/// NUL-separated, and usually NUL-terminated, arguments.
+fn split_args(args: &[u8]) -> Vec<Vec<u8>> {
+    let args = args.strip_suffix(&[0]).unwrap_or(args);
+    if args.is_empty() {
+        return Vec::new();
+    }
+    args.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
+}

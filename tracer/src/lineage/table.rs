@@ -1,0 +1,308 @@
+//! Who is who: every process of the invocation that still matters, and how they hang together.
+//!
+//! Two relations, which differ under `CLONE_PARENT` and after an adoption:
+//!
+//! ```text
+//!   forker ---- who called fork. Never changes. Lineage follows it.
+//!   parent ---- who gets SIGCHLD and has to wait. Changes when the parent dies.
+//! ```
+//!
+//! An entry goes when its process is reaped, nobody that it forked has an entry, and no finding
+//! needs it.
+
+use std::{collections::HashMap, rc::Rc};
+
+use tracer_common::WaitCounts;
+
+use super::{
+    event::BlockedThread,
+    model::{ExitStatus, Nanos, Pids, ProcessId},
+};
+
+/// What a process executes, shared with the children it forks until they execute their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// Path as given to exec.
+    pub(crate) exe: Box<[u8]>,
+    /// NUL-separated arguments.
+    pub(crate) args: Box<[u8]>,
+    /// The arguments were cut.
+    pub(crate) truncated: bool,
+}
+
+impl Program {
+    /// Last component of the path; of the first argument where the path is a link in `/proc`,
+    /// as when a program executes itself under another name.
+    pub(crate) fn name(&self) -> &[u8] {
+        let path = if self.exe.starts_with(b"/proc/") {
+            self.args.split(|&byte| byte == 0).next().unwrap_or_default()
+        } else {
+            &self.exe
+        };
+        path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
+    }
+
+    /// Whether it is a shell, by its name.
+    pub(crate) fn is_shell(&self) -> bool {
+        const SHELLS: [&[u8]; 10] =
+            [b"ash", b"bash", b"busybox", b"csh", b"dash", b"fish", b"ksh", b"mksh", b"sh", b"zsh"];
+        SHELLS.contains(&self.name())
+    }
+}
+
+/// A signal that could end a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SignalSent {
+    pub(crate) at: Nanos,
+    pub(crate) signal: u32,
+    pub(crate) sender: ProcessId,
+    pub(crate) sender_name: Box<[u8]>,
+}
+
+/// A process's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) at: Nanos,
+    /// `None`: its exit record was lost.
+    pub(crate) status: Option<ExitStatus>,
+}
+
+/// What became of a dead process's exit status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reap {
+    /// It stands: a zombie, or its reap is not known yet.
+    #[default]
+    Pending,
+    /// Its parent died without having taken it: it is the adopter's.
+    Left(Nanos),
+    /// Gone by its own parent's hand.
+    ByParent,
+    /// Gone by an adopter's hand.
+    ByAdopter,
+}
+
+/// Set on [`Entry::flags`]: executed a program itself.
+pub(crate) const EXECED: u8 = 1;
+/// Chosen by the OOM killer.
+pub(crate) const OOM: u8 = 2;
+/// It forked after the root had exited.
+pub(crate) const FORKED_AFTER_ROOT: u8 = 4;
+/// Gone from the kernel.
+pub(crate) const GONE: u8 = 8;
+
+/// Set on [`Entry::wanted`], why an observation was asked for: it may be an unreaped zombie of
+/// its own parent.
+pub(crate) const WANT_ZOMBIE: u8 = 1;
+/// It may be a zombie that its adopter does not reap.
+pub(crate) const WANT_INIT_ZOMBIE: u8 = 2;
+/// It may be a survivor.
+pub(crate) const WANT_SURVIVOR: u8 = 4;
+/// It is an orphan: who adopted it?
+pub(crate) const WANT_ORPHAN: u8 = 8;
+/// It may be stuck.
+pub(crate) const WANT_STUCK: u8 = 16;
+
+/// One process.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) forker: ProcessId,
+    /// Its parent now, as far as is known.
+    pub(crate) parent: ProcessId,
+    /// Its first parent, the one that should have waited.
+    pub(crate) first_parent: ProcessId,
+    pub(crate) pids: Pids,
+    pub(crate) program: Rc<Program>,
+    pub(crate) flags: u8,
+    /// Why an observation is awaited; 0 if none is.
+    pub(crate) wanted: u8,
+    pub(crate) end: Option<End>,
+    pub(crate) reap: Reap,
+    /// When its first parent died while it lived.
+    pub(crate) orphaned_at: Option<Nanos>,
+    pub(crate) signal: Option<Box<SignalSent>>,
+    pub(crate) waits: Option<Box<WaitCounts>>,
+    pub(crate) blocked: Option<Box<(BlockedThread, Nanos)>>,
+    /// Those whose parent it is now, in no order.
+    pub(crate) children: Vec<ProcessId>,
+    /// Where it stands among its parent's `children`.
+    position: usize,
+    /// Entries whose forker it is, plus findings that name it.
+    pub(crate) holds: u32,
+}
+
+impl Entry {
+    /// Whether it has not died.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.end.is_none()
+    }
+
+    /// Whether a flag is set.
+    pub(crate) fn is(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// All entries.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    entries: HashMap<ProcessId, Entry>,
+    /// The last owner of each pid in the tracer's PID namespace.
+    by_local_pid: HashMap<u32, ProcessId>,
+    live: u64,
+}
+
+impl Table {
+    pub(crate) fn get(&self, id: ProcessId) -> Option<&Entry> {
+        self.entries.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ProcessId) -> Option<&mut Entry> {
+        self.entries.get_mut(&id)
+    }
+
+    /// How many live.
+    pub(crate) fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// Everyone alive, oldest first.
+    pub(crate) fn alive(&self) -> Vec<ProcessId> {
+        let mut alive: Vec<_> =
+            self.entries.iter().filter(|(_, entry)| entry.is_alive()).map(|(&id, _)| id).collect();
+        alive.sort_unstable_by_key(|id| (id.start, id.pid));
+        alive
+    }
+
+    /// Everyone with an entry, oldest first.
+    pub(crate) fn ids(&self) -> Vec<ProcessId> {
+        let mut ids: Vec<_> = self.entries.keys().copied().collect();
+        ids.sort_unstable_by_key(|id| (id.start, id.pid));
+        ids
+    }
+
+    /// The live process with this pid in the tracer's PID namespace.
+    pub(crate) fn by_local_pid(&self, pid: u32) -> Option<ProcessId> {
+        self.by_local_pid.get(&pid).copied().filter(|&id| self.get(id).is_some_and(Entry::is_alive))
+    }
+
+    /// Enters a live process; `false` if it is known already.
+    pub(crate) fn insert(
+        &mut self,
+        id: ProcessId,
+        forker: ProcessId,
+        parent: ProcessId,
+        pids: Pids,
+    ) -> bool {
+        if self.entries.contains_key(&id) {
+            return false;
+        }
+        let program = self.get(forker).map(|entry| Rc::clone(&entry.program)).unwrap_or_default();
+        let entry = Entry {
+            forker,
+            parent,
+            first_parent: parent,
+            pids,
+            program,
+            flags: 0,
+            wanted: 0,
+            end: None,
+            reap: Reap::Pending,
+            orphaned_at: None,
+            signal: None,
+            waits: None,
+            blocked: None,
+            children: Vec::new(),
+            position: 0,
+            holds: 0,
+        };
+        self.entries.insert(id, entry);
+        self.hold(forker);
+        self.link(id, parent);
+        if let Some(local) = pids.local {
+            self.by_local_pid.insert(local, id);
+        }
+        self.live += 1;
+        true
+    }
+
+    /// Records an end. The first time it says so; a later one only corrects the status.
+    pub(crate) fn end(&mut self, id: ProcessId, at: Nanos, status: Option<ExitStatus>) -> bool {
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        match &mut entry.end {
+            Some(end) => {
+                end.status = status.or(end.status);
+                false
+            }
+            None => {
+                entry.end = Some(End { at, status });
+                entry.blocked = None;
+                self.live -= 1;
+                true
+            }
+        }
+    }
+
+    /// Makes `parent` the parent of `id`.
+    pub(crate) fn reparent(&mut self, id: ProcessId, parent: ProcessId) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut entry.parent, parent);
+        if before == parent {
+            return;
+        }
+        let position = entry.position;
+        self.unlink(id, before, position);
+        self.link(id, parent);
+    }
+
+    /// Adds `id` to the children of `parent`, if that has an entry.
+    fn link(&mut self, id: ProcessId, parent: ProcessId) {
+        let Some(parent) = self.entries.get_mut(&parent) else { return };
+        let position = parent.children.len();
+        parent.children.push(id);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.position = position;
+        }
+    }
+
+    /// Takes `id` from the children of `parent`, among which it stands at `position`. Constant
+    /// time: the last one takes its place.
+    fn unlink(&mut self, id: ProcessId, parent: ProcessId, position: usize) {
+        let Some(parent) = self.entries.get_mut(&parent) else { return };
+        if parent.children.get(position) != Some(&id) {
+            return;
+        }
+        parent.children.swap_remove(position);
+        if let Some(&moved) = parent.children.get(position)
+            && let Some(moved) = self.entries.get_mut(&moved)
+        {
+            moved.position = position;
+        }
+    }
+
+    /// Keeps an entry to the end of the run.
+    pub(crate) fn hold(&mut self, id: ProcessId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.holds += 1;
+        }
+    }
+
+    /// Drops an entry that nobody needs, and then perhaps its forker's, and so on upwards.
+    pub(crate) fn forget(&mut self, mut id: ProcessId) {
+        while let Some(entry) = self.entries.get(&id) {
+            if !entry.is(GONE) || entry.holds > 0 || entry.wanted != 0 {
+                return;
+            }
+            let Some(entry) = self.entries.remove(&id) else { return };
+            if let Some(local) = entry.pids.local
+                && self.by_local_pid.get(&local) == Some(&id)
+            {
+                self.by_local_pid.remove(&local);
+            }
+            self.unlink(id, entry.parent, entry.position);
+            id = entry.forker;
+            if let Some(forker) = self.entries.get_mut(&id) {
+                forker.holds = forker.holds.saturating_sub(1);
+            }
+        }
+    }
+}

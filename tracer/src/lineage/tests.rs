@@ -1,0 +1,618 @@
+//! The core against a clock of its own: histories in, verdicts out.
+
+use tracer_common::WaitCounts;
+
+use super::*;
+
+const ROOT: u32 = 100;
+const TRACER: u32 = 50;
+const INIT: u32 = 1;
+
+/// Milliseconds since the root was forked.
+fn ms(at: u64) -> Nanos {
+    Nanos(1_000_000_000 + at * 1_000_000)
+}
+
+/// A world that answers what it is told to answer.
+struct World {
+    lineage: Lineage,
+    starts: HashMap<u32, u64>,
+    /// What procfs says of a pid; absent: it does not exist.
+    procfs: HashMap<u32, Observation>,
+    now: u64,
+}
+
+impl World {
+    fn new(config: Config) -> Self {
+        let starts = HashMap::from([(INIT, 1), (TRACER, 2)]);
+        let mut world =
+            Self { lineage: Lineage::new(config), starts, procfs: HashMap::new(), now: 0 };
+        world.lineage.handle(Event::Bystander { pid: INIT, start_ticks: 0, name: b"init" });
+        world.fork_as(TRACER, TRACER, ROOT, true);
+        world.exec(ROOT, "agent");
+        world
+    }
+
+    fn standard() -> Self {
+        Self::new(Config::default())
+    }
+
+    fn id(&self, pid: u32) -> ProcessId {
+        ProcessId { pid, start: self.starts.get(&pid).copied().unwrap_or(0) }
+    }
+
+    fn at(&mut self, at: u64) -> &mut Self {
+        assert!(at >= self.now, "time goes forward");
+        self.now = at;
+        self
+    }
+
+    fn fork(&mut self, forker: u32, child: u32) -> &mut Self {
+        self.fork_as(forker, forker, child, false)
+    }
+
+    fn fork_as(&mut self, forker: u32, parent: u32, child: u32, root: bool) -> &mut Self {
+        self.starts.insert(child, ms(self.now).0 + u64::from(child));
+        let event = Event::Fork {
+            at: ms(self.now),
+            child: self.id(child),
+            forker: self.id(forker),
+            parent: self.id(parent),
+            pids: Pids { host: child, local: Some(child), namespace: child, level: 0 },
+            cgroup: None,
+            root,
+        };
+        self.lineage.handle(event);
+        self.seen(child, 'S', parent)
+    }
+
+    fn exec(&mut self, pid: u32, exe: &str) -> &mut Self {
+        let event = Event::Exec {
+            at: ms(self.now),
+            process: self.id(pid),
+            exe: exe.as_bytes(),
+            args: exe.as_bytes(),
+            truncated: false,
+        };
+        self.lineage.handle(event);
+        self
+    }
+
+    /// What procfs shows from now on.
+    fn seen(&mut self, pid: u32, state: char, parent: u32) -> &mut Self {
+        let observation = Observation {
+            exists: true,
+            state: Some(state),
+            comm: Some(b"comm".to_vec()),
+            sid: Some(ROOT),
+            pgid: Some(ROOT),
+            parent: Some(ObservedParent {
+                pid: parent,
+                name: b"init".to_vec(),
+                is_init: parent == INIT,
+            }),
+            resources: (state != 'Z').then(Resources::default),
+            ..Observation::default()
+        };
+        self.procfs.insert(pid, observation);
+        self
+    }
+
+    fn exit_status(&mut self, pid: u32, parent: u32, status: u32) -> &mut Self {
+        let event = Event::Exit {
+            at: ms(self.now),
+            process: self.id(pid),
+            status,
+            parent: self.id(parent),
+            children_uncounted: false,
+        };
+        self.lineage.handle(event);
+        self.seen(pid, 'Z', parent)
+    }
+
+    fn exit(&mut self, pid: u32, parent: u32) -> &mut Self {
+        self.exit_status(pid, parent, 0)
+    }
+
+    fn unreaped(&mut self, pid: u32, parent: u32, waits: WaitCounts) -> &mut Self {
+        let event = Event::Unreaped {
+            at: ms(self.now),
+            process: self.id(pid),
+            parent: self.id(parent),
+            waits,
+        };
+        self.lineage.handle(event);
+        self
+    }
+
+    fn free(&mut self, pid: u32) -> &mut Self {
+        self.procfs.remove(&pid);
+        let event = Event::Reaped { at: ms(self.now), process: self.id(pid), by: None };
+        self.lineage.handle(event);
+        self
+    }
+
+    fn signal(&mut self, target: u32, signal: u32, sender: u32) -> &mut Self {
+        let event = Event::Signal {
+            at: ms(self.now),
+            target: self.id(target),
+            signal,
+            sender: self.id(sender),
+            sender_name: b"kill\0",
+        };
+        self.lineage.handle(event);
+        self
+    }
+
+    /// Lets time pass, answering every question.
+    fn until(&mut self, at: u64) -> &mut Self {
+        self.answer();
+        while let Some(deadline) = self.lineage.next_deadline()
+            && deadline <= ms(at)
+        {
+            self.now = self.now.max((deadline.0 - ms(0).0).div_ceil(1_000_000));
+            self.lineage.handle_timeout(deadline);
+            self.answer();
+        }
+        self.now = at;
+        self
+    }
+
+    fn answer(&mut self) {
+        while let Some(output) = self.lineage.poll_output() {
+            match output {
+                Output::Observe { process, .. } => {
+                    let same = self.id(process.pid) == process;
+                    let seen = self.procfs.get(&process.pid).filter(|_| same);
+                    let observation = Box::new(seen.cloned().unwrap_or_default());
+                    self.lineage.handle(Event::Observed { at: ms(self.now), process, observation });
+                }
+                Output::Sample { processes } => {
+                    let blocked = processes
+                        .into_iter()
+                        .filter(|(id, _)| {
+                            self.procfs.get(&id.pid).is_some_and(|seen| seen.state == Some('D'))
+                        })
+                        .map(|(id, pid)| (id, BlockedThread { thread: pid, switches: 7 }))
+                        .collect();
+                    self.lineage.handle(Event::Sampled { at: ms(self.now), blocked });
+                }
+            }
+        }
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        self.outcome_with(false)
+    }
+
+    fn outcome_with(&mut self, strict: bool) -> Outcome {
+        self.answer();
+        assert!(self.lineage.is_settled(), "not settled");
+        let policy = Policy { fail_on: &DEFAULT_FAIL_ON, strict, allow: &|_| None };
+        self.lineage.outcome(ms(self.now), &[b"agent".to_vec()], 0, policy)
+    }
+}
+
+fn only(outcome: &Outcome, kind: FindingKind) -> &Finding {
+    let found: Vec<_> = outcome.findings.iter().filter(|finding| finding.kind == kind).collect();
+    assert_eq!(found.len(), 1, "{:?}", outcome.findings);
+    found[0]
+}
+
+fn never() -> WaitCounts {
+    WaitCounts::default()
+}
+
+#[test]
+fn a_command_that_leaves_nothing_is_clean_at_once() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT).at(21).free(101);
+    world.at(30).exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    assert_eq!(outcome.verdict, Verdict::Clean);
+    assert_eq!(outcome.findings, []);
+    assert_eq!(outcome.stats.processes, 2);
+    assert_eq!(outcome.stats.peak_live, 2);
+}
+
+#[test]
+fn a_child_that_its_living_parent_lets_stand_is_a_zombie() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).exec(101, "/bin/job").at(20).exit_status(101, ROOT, 3 << 8);
+    world.until(1500).unreaped(101, ROOT, never()).exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    assert_eq!(outcome.verdict, Verdict::Leaked);
+    let zombie = only(&outcome, FindingKind::Zombie);
+    assert_eq!(zombie.cause.code, CauseCode::ParentNeverWaits);
+    assert_eq!(zombie.exit.as_ref().unwrap().status, Some(ExitStatus::Code(3)));
+    assert_eq!(zombie.since, ms(20));
+    assert_eq!(zombie.parent.as_ref().unwrap().pid, ROOT);
+    assert_eq!(zombie.process.name, b"job");
+}
+
+#[test]
+fn a_zombie_reaped_by_its_own_parent_is_resolved_and_fails_only_under_strict() {
+    for strict in [false, true] {
+        let mut world = World::standard();
+        world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT);
+        // Reaped right before its parent's end: the free comes after it.
+        world.until(1500).exit(ROOT, TRACER).at(1510).free(101);
+        let outcome = world.outcome_with(strict);
+        let zombie = only(&outcome, FindingKind::Zombie);
+        assert_eq!(zombie.state, FindingState::Resolved(ms(1500)));
+        assert_eq!(outcome.verdict == Verdict::Leaked, strict);
+    }
+}
+
+#[test]
+fn reaping_by_an_adopter_leaves_a_zombie_counted() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT);
+    world.until(1500).unreaped(101, ROOT, never()).exit(ROOT, TRACER).at(1510).free(101);
+    let outcome = world.outcome();
+    assert_eq!(only(&outcome, FindingKind::Zombie).state, FindingState::Open);
+    assert_eq!(outcome.verdict, Verdict::Leaked);
+}
+
+#[test]
+fn a_child_whose_parent_ends_in_time_is_the_adopters_and_no_finding() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT);
+    world.at(30).unreaped(101, ROOT, never()).exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    assert_eq!(outcome.verdict, Verdict::Clean);
+    assert_eq!(outcome.findings, []);
+}
+
+#[test]
+fn with_zombie_after_zero_the_same_child_is_a_finding() {
+    let mut world = World::new(Config { zombie_after: Duration::ZERO, ..Config::default() });
+    world.at(10).fork(ROOT, 101).fork(ROOT, 102).at(20).exit(101, ROOT).exit(102, ROOT);
+    // 102 was reaped; only 101 is reported by the kernel.
+    world.at(30).unreaped(101, ROOT, never()).exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    assert_eq!(only(&outcome, FindingKind::Zombie).process.id.pid, 101);
+    assert_eq!(outcome.verdict, Verdict::Leaked);
+}
+
+#[test]
+fn an_unreaped_record_after_the_parents_exit_still_counts() {
+    let mut world = World::new(Config { zombie_after: Duration::ZERO, ..Config::default() });
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT).exit(ROOT, TRACER);
+    world.unreaped(101, ROOT, never());
+    assert_eq!(world.outcome().verdict, Verdict::Leaked);
+}
+
+#[test]
+fn a_zombie_that_procfs_does_not_show_is_none() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT);
+    // Reaped; its free is late.
+    world.procfs.remove(&101);
+    world.until(1500).exit(ROOT, TRACER);
+    assert_eq!(world.outcome().findings, []);
+}
+
+#[test]
+fn an_adopter_that_does_not_reap_is_blamed_after_its_own_time() {
+    let config = Config { init_zombie_after: Duration::from_secs(3), ..Config::default() };
+    let mut world = World::new(config);
+    world.at(10).fork(ROOT, 101).at(11).fork(101, 102);
+    world.at(20).exit(101, ROOT).at(21).free(101).seen(102, 'S', INIT).until(40);
+    world.at(50).exit(102, INIT).until(2000);
+    assert!(!world.lineage.findings.has(world.id(102), FindingKind::Zombie));
+    world.until(4000).exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    let zombie = only(&outcome, FindingKind::Zombie);
+    assert_eq!(zombie.cause.code, CauseCode::InitDoesNotReap);
+    assert_eq!(zombie.since, ms(50));
+    assert!(zombie.adopter.as_ref().unwrap().is_init);
+}
+
+#[test]
+fn waits_for_others_only_are_told_from_no_waits_and_given_up_waits() {
+    let cases = [
+        (WaitCounts { others: 3, last_other: 77, ..never() }, CauseCode::ParentWaitsForOthers),
+        (WaitCounts { any: 1, ..never() }, CauseCode::ParentStoppedWaiting),
+        (WaitCounts { this_child: 2, others: 9, ..never() }, CauseCode::ParentStoppedWaiting),
+        // A wait for the process group that the child is in covers it.
+        (WaitCounts { others: 1, last_other: ROOT, ..never() }, CauseCode::ParentStoppedWaiting),
+        (never(), CauseCode::ParentNeverWaits),
+    ];
+    for (waits, expected) in cases {
+        let mut world = World::standard();
+        world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT).until(1500);
+        world.unreaped(101, ROOT, waits).exit(ROOT, TRACER);
+        let outcome = world.outcome();
+        assert_eq!(only(&outcome, FindingKind::Zombie).cause.code, expected, "{waits:?}");
+    }
+}
+
+#[test]
+fn a_parent_killed_before_it_could_wait_is_said() {
+    let mut world = World::new(Config { zombie_after: Duration::ZERO, ..Config::default() });
+    world.at(5).fork(ROOT, 101).at(10).fork(101, 102).at(20).exit(102, 101);
+    world.at(25).signal(101, 9, ROOT).unreaped(102, 101, never()).exit_status(101, ROOT, 9);
+    world.at(30).free(101).free(102).exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    let zombie = only(&outcome, FindingKind::Zombie);
+    assert_eq!(zombie.cause.code, CauseCode::ParentDiedBeforeWait);
+    let end = zombie.parent.as_ref().unwrap().exit.clone().unwrap();
+    assert_eq!(end.status, Some(ExitStatus::Signal(9)));
+    assert_eq!(end.sender.unwrap(), Sender { pid: ROOT, name: b"agent".to_vec() });
+}
+
+#[test]
+fn what_lives_when_grace_ends_is_a_survivor() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).exec(101, "/usr/bin/node").at(50).exit(ROOT, TRACER);
+    assert_eq!(world.lineage.next_deadline(), Some(ms(2050)));
+    world.seen(101, 'S', INIT).until(2100);
+    let outcome = world.outcome();
+    let survivor = only(&outcome, FindingKind::Survivor);
+    assert_eq!(survivor.cause.code, CauseCode::AgentExitedWithoutCleanup);
+    assert_eq!(survivor.since, ms(50));
+    assert_eq!(survivor.adopter.as_ref().unwrap().pid, INIT);
+    assert_eq!(survivor.lineage.iter().map(|one| one.pid).collect::<Vec<_>>(), [ROOT]);
+    assert_eq!(outcome.verdict, Verdict::Leaked);
+}
+
+#[test]
+fn what_ends_within_grace_is_clean_and_ends_the_wait() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(50).exit(ROOT, TRACER);
+    assert!(!world.lineage.is_settled());
+    world.at(60).exit(101, INIT);
+    assert!(world.lineage.is_settled());
+    assert_eq!(world.outcome().verdict, Verdict::Clean);
+}
+
+#[test]
+fn a_killed_command_is_to_blame_for_what_it_left() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(50).signal(ROOT, 9, 77).exit_status(ROOT, TRACER, 9);
+    world.until(2100);
+    let outcome = world.outcome();
+    let survivor = only(&outcome, FindingKind::Survivor);
+    assert_eq!(survivor.cause.code, CauseCode::AgentKilled);
+    assert!(survivor.cause.text.contains("SIGKILL from kill[77]"), "{}", survivor.cause.text);
+}
+
+#[test]
+fn a_launcher_that_dies_leaves_the_real_agent() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).exec(101, "codex").at(50).exit_status(ROOT, TRACER, 9);
+    world.at(60).fork(101, 102).at(70).exit(102, 101).free(102);
+    world.until(2100);
+    let outcome = world.outcome();
+    let survivor = only(&outcome, FindingKind::Survivor);
+    assert_eq!(survivor.cause.code, CauseCode::LauncherDied);
+}
+
+#[test]
+fn an_orphan_is_found_while_the_invocation_runs_and_resolved_by_its_end() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).exec(101, "/bin/sh").at(11).fork(101, 102);
+    world.exec(102, "/bin/server");
+    world.at(20).exit(101, ROOT).seen(102, 'S', INIT).until(30).free(101);
+    world.at(500).exit(102, INIT).at(600).exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    let orphan = only(&outcome, FindingKind::Orphan);
+    assert_eq!(orphan.cause.code, CauseCode::ShellDiedChildSurvived);
+    assert_eq!(orphan.state, FindingState::Resolved(ms(500)));
+    assert_eq!(orphan.adopter.as_ref().unwrap().pid, INIT);
+    assert_eq!(outcome.verdict, Verdict::Clean);
+}
+
+#[test]
+fn an_orphan_waits_for_the_kernel_to_hand_it_on() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(11).fork(101, 102);
+    // The first look still shows the dead parent.
+    world.at(20).exit(101, ROOT).until(25);
+    world.seen(102, 'S', INIT).until(100);
+    world.at(200).exit(ROOT, TRACER).until(2300);
+    let outcome = world.outcome();
+    assert_eq!(only(&outcome, FindingKind::Orphan).adopter.as_ref().unwrap().pid, INIT);
+}
+
+#[test]
+fn a_child_that_dies_with_its_namespaces_init_is_no_orphan() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(11).fork(101, 102);
+    world.at(20).exit(101, ROOT).exit(102, 101).free(102).at(21).free(101);
+    world.at(30).exit(ROOT, TRACER);
+    assert_eq!(world.outcome().findings, []);
+}
+
+#[test]
+fn an_orphan_is_adopted_by_a_subreaper_of_the_invocation() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(11).fork(101, 102).at(12).fork(102, 103);
+    world.at(20).exit(102, 101).seen(103, 'S', 101).until(30).free(102);
+    world.at(40).exit(103, 101).at(41).free(103).at(50).exit(101, ROOT).at(60).free(101);
+    world.at(70).exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    let orphan = only(&outcome, FindingKind::Orphan);
+    let adopter = orphan.adopter.as_ref().unwrap();
+    assert_eq!((adopter.pid, adopter.is_init), (101, false));
+}
+
+#[test]
+fn lineage_follows_the_forker_and_blame_the_parent() {
+    let mut world = World::standard();
+    world.at(5).fork(ROOT, 101).exec(101, "forker");
+    // CLONE_PARENT: 102 is the root's child, forked by 101.
+    world.at(10).fork_as(101, ROOT, 102, false).at(20).exit(102, ROOT).until(1500);
+    world.unreaped(102, ROOT, never()).exit(101, ROOT).at(1510).free(101);
+    world.exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    let zombie = only(&outcome, FindingKind::Zombie);
+    assert_eq!(zombie.parent.as_ref().unwrap().pid, ROOT);
+    assert_eq!(zombie.lineage.iter().map(|one| one.pid).collect::<Vec<_>>(), [ROOT, 101]);
+}
+
+#[test]
+fn a_daemon_is_told_by_its_session_and_by_its_double_fork() {
+    for (sid, expected) in [(102, "setsid"), (ROOT, "double fork")] {
+        let mut world = World::standard();
+        world.at(10).fork(ROOT, 101).at(11).fork(101, 102);
+        world.at(12).exit(101, ROOT).at(13).free(101).seen(102, 'S', INIT);
+        world.procfs.get_mut(&102).unwrap().sid = Some(sid);
+        world.until(40).exit(ROOT, TRACER).until(2100);
+        let outcome = world.outcome();
+        let survivor = only(&outcome, FindingKind::Survivor);
+        assert_eq!(survivor.cause.code, CauseCode::Daemonized);
+        assert!(survivor.cause.text.contains(expected), "{}", survivor.cause.text);
+    }
+}
+
+#[test]
+fn a_signal_that_is_caught_and_not_obeyed_is_a_slow_shutdown() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).signal(101, 15, ROOT).exit(ROOT, TRACER);
+    world.seen(101, 'S', INIT).procfs.get_mut(&101).unwrap().caught = Some(1 << 14);
+    world.until(2100);
+    let outcome = world.outcome();
+    let survivor = only(&outcome, FindingKind::Survivor);
+    assert_eq!(survivor.cause.code, CauseCode::SlowShutdown);
+}
+
+#[test]
+fn uninterruptible_sleep_is_stuck_only_when_it_never_wakes() {
+    let config = Config { stuck_after: Duration::from_secs(1), ..Config::default() };
+    let mut world = World::new(config);
+    world.at(10).fork(ROOT, 101).at(20).seen(101, 'D', ROOT).until(5000);
+    world.seen(101, 'S', ROOT).until(6000).exit(101, ROOT).free(101).exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    let stuck = only(&outcome, FindingKind::Stuck);
+    assert_eq!(stuck.cause.code, CauseCode::BlockedInKernel);
+    assert!(matches!(stuck.state, FindingState::Resolved(_)));
+    assert_eq!(outcome.verdict, Verdict::Clean);
+}
+
+#[test]
+fn a_group_lives_on_when_only_its_leader_is_a_zombie() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).exit(ROOT, TRACER).seen(101, 'Z', INIT);
+    world.procfs.get_mut(&101).unwrap().resources = Some(Resources::default());
+    world.until(2100);
+    assert_eq!(only(&world.outcome(), FindingKind::Survivor).process.id.pid, 101);
+}
+
+#[test]
+fn a_second_exit_only_corrects_the_status() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT).exit_status(101, ROOT, 5 << 8);
+    world.until(1500).unreaped(101, ROOT, never()).exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    let status = only(&outcome, FindingKind::Zombie).exit.as_ref().unwrap().status;
+    assert_eq!(status, Some(ExitStatus::Code(5)));
+}
+
+#[test]
+fn a_recycled_pid_is_another_process() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT).until(1200);
+    let first = world.id(101);
+    world.at(1300).free(101).at(1301).fork(ROOT, 101).at(1400).exit(ROOT, TRACER);
+    world.until(3500);
+    let outcome = world.outcome();
+    let survivor = only(&outcome, FindingKind::Survivor);
+    assert_ne!(survivor.process.id, first);
+    assert_eq!(only(&outcome, FindingKind::Zombie).process.id, first);
+}
+
+#[test]
+fn the_dead_are_forgotten() {
+    let mut world = World::standard();
+    for round in 0..10_000_u32 {
+        let pid = 1000 + round;
+        world.fork(ROOT, pid).exit(pid, ROOT).free(pid);
+    }
+    assert_eq!(world.lineage.table.ids().len(), 1);
+    assert_eq!(world.lineage.next_deadline(), world.lineage.next_sample);
+    assert!(world.lineage.zombies.is_empty());
+}
+
+#[test]
+fn recovery_converges_to_what_no_loss_would_have_told() {
+    let mut lossy = World::standard();
+    // Everything about 101 and 102 was lost; the walk tells of both.
+    lossy.at(30).exit(ROOT, TRACER);
+    lossy.starts.extend([(101, ms(10).0), (102, ms(11).0)]);
+    let recovered = |pid: u32, start: u64, forker: ProcessId, dead: bool| RecoveredProcess {
+        id: ProcessId { pid, start },
+        forker,
+        parent: forker,
+        pids: Pids { host: pid, local: Some(pid), namespace: pid, level: 0 },
+        cgroup: None,
+        root: false,
+        exit: dead.then_some((ms(20), 0)),
+        reaped: dead,
+        unreaped: false,
+        oom: false,
+        signal: None,
+        waits: None,
+    };
+    let root = lossy.id(ROOT);
+    let forker = lossy.id(101);
+    let processes = vec![
+        recovered(102, ms(11).0, forker, false),
+        recovered(101, ms(10).0, root, true),
+        RecoveredProcess {
+            exit: Some((ms(30), 0)),
+            root: true,
+            ..recovered(ROOT, root.start, ProcessId::default(), false)
+        },
+    ];
+    lossy.seen(102, 'S', INIT);
+    let at = ms(40);
+    lossy.lineage.handle(Event::Recovered { at, processes, tracked: 3, dropped: 5, failed: 0 });
+    lossy.until(2100);
+    let outcome = lossy.outcome();
+    let survivor = only(&outcome, FindingKind::Survivor);
+    let line: Vec<_> = survivor.lineage.iter().map(|one| one.pid).collect();
+    assert_eq!((survivor.process.id.pid, line), (102, vec![ROOT, 101]));
+    assert_eq!((outcome.stats.unseen, outcome.stats.dropped), (0, 5));
+}
+
+#[test]
+fn a_gap_that_could_change_the_answer_is_never_clean() {
+    let mut world = World::standard();
+    world.at(30).exit(ROOT, TRACER);
+    let at = ms(40);
+    world.lineage.handle(Event::Recovered {
+        at,
+        processes: Vec::new(),
+        tracked: 3,
+        dropped: 4,
+        failed: 0,
+    });
+    let outcome = world.outcome();
+    assert_eq!((outcome.verdict, outcome.stats.unseen), (Verdict::Inconclusive, 2));
+    assert!(!outcome.notes.is_empty());
+}
+
+#[test]
+fn a_certain_leak_stands_even_when_events_were_lost() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(30).exit(ROOT, TRACER).until(2100);
+    world.lineage.gap.unseen = 7;
+    assert_eq!(world.outcome().verdict, Verdict::Leaked);
+}
+
+#[test]
+fn allowed_processes_are_kept_and_not_counted() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).exec(101, "/usr/bin/sccache").at(30).exit(ROOT, TRACER);
+    world.until(2100);
+    let policy = Policy {
+        fail_on: &DEFAULT_FAIL_ON,
+        strict: false,
+        allow: &|process| (process.name == b"sccache").then(|| "sccache".to_owned()),
+    };
+    let outcome = world.lineage.outcome(ms(2100), &[], 0, policy);
+    assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Clean, 0));
+    assert_eq!(outcome.kept[0].rule, "sccache");
+}
