@@ -1,0 +1,412 @@
+//! Loads the kernel programs, attaches them, and takes them away again.
+//!
+//! Everything hangs on descriptors of this process: nothing is pinned, so that the kernel drops
+//! programs, links and maps with it, also when it is killed.
+
+use std::{
+    fs, io,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, Endianness, Pod,
+    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, FEntry, ProgramError},
+};
+use thiserror::Error;
+use tracer_common::{COUNTERS, Control, Counter, Offsets, RecordKind, Settings};
+
+use super::{
+    btf::{BtfError, KernelBtf},
+    host::HookCheck,
+    procs::ProcsMap,
+};
+
+/// The kernel programs, built by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
+
+/// A hook: its program in the object and the tracepoint's name.
+struct Hook {
+    program: &'static str,
+    tracepoint: &'static str,
+}
+
+/// The hooks without which nothing can be said.
+const HOOKS: [Hook; 7] = [
+    Hook { program: "tracer_fork", tracepoint: "sched_process_fork" },
+    Hook { program: "tracer_exec", tracepoint: "sched_process_exec" },
+    Hook { program: "tracer_exit", tracepoint: "sched_process_exit" },
+    Hook { program: "tracer_free", tracepoint: "sched_process_free" },
+    Hook { program: "tracer_wait", tracepoint: "sched_process_wait" },
+    Hook { program: "tracer_signal", tracepoint: "signal_generate" },
+    Hook { program: "tracer_oom", tracepoint: "mark_victim" },
+];
+/// The hook that tells a reap at once, where fentry attaches.
+const RELEASE: Hook = Hook { program: "tracer_release", tracepoint: "release_task" };
+
+/// Why the kernel side could not be set up.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The kernel's types lack something.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The kernel's types are not to aya's liking.
+    #[error("parse the kernel's type information: {0}")]
+    AyaBtf(#[source] aya::BtfError),
+    /// The object could not be loaded: maps refused, memory lacking.
+    #[error("load the kernel programs: {0}")]
+    Object(#[source] Box<aya::EbpfError>),
+    /// One hook is refused.
+    #[error("attach to {hook}: {reason}")]
+    Hook {
+        /// Name of the tracepoint.
+        hook: &'static str,
+        /// What the kernel said; the verifier's last words, if it was that.
+        reason: String,
+    },
+    /// The object lacks a program or map that it should hold.
+    #[error("find {0} in the kernel object: built from other sources?")]
+    Missing(&'static str),
+    /// A map could not be used.
+    #[error("use map {map}: {source}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What the kernel said.
+        source: Box<MapError>,
+    },
+    /// The own PID namespace is not to be seen.
+    #[error("read /proc/self/ns/pid: {0}")]
+    Namespace(#[source] io::Error),
+}
+
+/// How to load.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Processes that can be tracked at once.
+    pub max_processes: u32,
+    /// Bytes of the ring buffer: a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Log the kernel programs' diagnostics.
+    pub log: bool,
+}
+
+/// Default of [`LoadOptions::max_processes`].
+pub const DEFAULT_MAX_PROCESSES: u32 = 65_536;
+/// Default of [`LoadOptions::ring_bytes`]: half a second of the machine's full fork rate.
+pub const DEFAULT_RING_BYTES: u32 = 8 << 20;
+
+/// What the programs counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records that did not fit the ring, all kinds.
+    pub dropped: u64,
+    /// The same by [`RecordKind`], in its order.
+    pub dropped_by_kind: [u64; RecordKind::ALL.len()],
+    /// Updates of `PROCS` that failed, and events that the kernel did not run a program for.
+    pub failed: u64,
+    /// Processes entered into `PROCS`.
+    pub tracked: u64,
+}
+
+/// The attached programs.
+pub struct Probes {
+    ebpf: Ebpf,
+    control: Array<MapData, ControlValue>,
+    counts: PerCpuArray<MapData, u64>,
+    procs: ProcsMap,
+    ring: Option<RingBuf<MapData>>,
+    /// Misses at attach: programs are entered from the moment they are attached.
+    attached: bool,
+    missed: u64,
+    hooks: Vec<HookCheck>,
+}
+
+impl std::fmt::Debug for Probes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probes")
+            .field("attached", &self.attached)
+            .field("hooks", &self.hooks)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct OffsetsValue(Offsets);
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct SettingsValue(Settings);
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+struct ControlValue(Control);
+
+// SAFETY: repr(C), integers only, no padding.
+unsafe impl Pod for OffsetsValue {}
+// SAFETY: repr(C), integers only, no padding.
+unsafe impl Pod for SettingsValue {}
+// SAFETY: repr(C), integers only, no padding.
+unsafe impl Pod for ControlValue {}
+
+impl Probes {
+    /// Loads everything and attaches every hook.
+    ///
+    /// # Errors
+    /// Privilege, BTF, a field, a map or a required hook is lacking. The optional hook is not.
+    pub fn attach(options: LoadOptions) -> Result<Self, LoadError> {
+        let (mut probes, btf) = Self::load(options)?;
+        for hook in &HOOKS {
+            probes.attach_tracepoint(hook, &btf)?;
+            probes.hooks.push(HookCheck {
+                name: format!("tp_btf/{}", hook.tracepoint),
+                outcome: Ok(()),
+                required: true,
+            });
+        }
+        probes.attach_release(&btf);
+        probes.attached = true;
+        Ok(probes)
+    }
+
+    /// Tries every hook and tells which of them attach.
+    ///
+    /// # Errors
+    /// What comes before any hook: BTF, maps.
+    pub fn check(options: LoadOptions) -> Result<Vec<HookCheck>, LoadError> {
+        let (mut probes, btf) = Self::load(options)?;
+        for hook in &HOOKS {
+            let outcome = probes.attach_tracepoint(hook, &btf);
+            probes.hooks.push(HookCheck {
+                name: format!("tp_btf/{}", hook.tracepoint),
+                outcome: outcome.map_err(|error| error.to_string()),
+                required: true,
+            });
+        }
+        probes.attach_release(&btf);
+        Ok(probes.hooks)
+    }
+
+    fn load(options: LoadOptions) -> Result<(Self, Btf), LoadError> {
+        let LoadOptions { max_processes, ring_bytes, log } = options;
+        raise_memlock();
+        let kernel = KernelBtf::of_running_kernel()?;
+        let offsets = OffsetsValue(kernel.offsets()?);
+        let exit = kernel.tracepoint_arguments("btf_trace_sched_process_exit")?;
+        let oom = kernel.tracepoint_arguments("btf_trace_mark_victim")?;
+        let settings = SettingsValue(Settings {
+            pid_namespace: own_pid_namespace()?,
+            tracer_pid: std::process::id(),
+            exit_has_group_dead: u32::from(exit.len() > 1),
+            oom_has_pid: u32::from(oom.first() == Some(&false)),
+            log: u32::from(log),
+        });
+        let btf = Btf::parse(kernel.bytes(), Endianness::default()).map_err(LoadError::AyaBtf)?;
+        drop(kernel);
+        let mut ebpf = EbpfLoader::new()
+            .btf(Some(&btf))
+            .override_global("OFFSETS", &offsets, true)
+            .override_global("SETTINGS", &settings, true)
+            .map_max_entries("PROCS", max_processes)
+            .map_max_entries("RECORDS", ring_bytes)
+            .load(OBJECT)
+            .map_err(|error| LoadError::Object(Box::new(error)))?;
+        let control = Array::try_from(take(&mut ebpf, "CONTROL")?)
+            .map_err(|source| LoadError::Map { map: "CONTROL", source: Box::new(source) })?;
+        let counts = PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?)
+            .map_err(|source| LoadError::Map { map: "COUNTS", source: Box::new(source) })?;
+        let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?)
+            .map_err(|source| LoadError::Map { map: "RECORDS", source: Box::new(source) })?;
+        let procs = ProcsMap::new(take(&mut ebpf, "PROCS")?)
+            .map_err(|source| LoadError::Map { map: "PROCS", source: Box::new(source) })?;
+        let probes = Self {
+            ebpf,
+            control,
+            counts,
+            procs,
+            ring: Some(ring),
+            attached: false,
+            missed: 0,
+            hooks: Vec::new(),
+        };
+        Ok((probes, btf))
+    }
+
+    fn attach_tracepoint(&mut self, hook: &Hook, btf: &Btf) -> Result<(), LoadError> {
+        let program: &mut BtfTracePoint = self
+            .ebpf
+            .program_mut(hook.program)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(LoadError::Missing(hook.program))?;
+        let attached = program.load(hook.tracepoint, btf).and_then(|()| program.attach());
+        attached.map(drop).map_err(|error| LoadError::Hook {
+            hook: hook.tracepoint,
+            reason: reason(hook.tracepoint, error),
+        })
+    }
+
+    fn attach_release(&mut self, btf: &Btf) {
+        let program = self
+            .ebpf
+            .program_mut(RELEASE.program)
+            .and_then(|program| <&mut FEntry>::try_from(program).ok());
+        let outcome = match program {
+            Some(program) => program
+                .load(RELEASE.tracepoint, btf)
+                .and_then(|()| program.attach())
+                .map(drop)
+                .map_err(|error| reason(RELEASE.tracepoint, error)),
+            None => Err(LoadError::Missing(RELEASE.program).to_string()),
+        };
+        if let Err(reason) = &outcome {
+            log::debug!("fentry/{} does not attach: {reason}", RELEASE.tracepoint);
+        }
+        let name = format!("fentry/{}", RELEASE.tracepoint);
+        self.hooks.push(HookCheck { name, outcome, required: false });
+    }
+
+    /// The object, for aya-log.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// The ring buffer; the first call gets it.
+    pub fn take_ring(&mut self) -> Option<RingBuf<MapData>> {
+        self.ring.take()
+    }
+
+    /// The map of all processes.
+    #[must_use]
+    pub fn procs(&self) -> &ProcsMap {
+        &self.procs
+    }
+
+    /// Makes the tracer's next fork the root of invocation `number`.
+    ///
+    /// # Errors
+    /// The kernel refuses the update.
+    pub fn arm(&mut self, number: u32) -> Result<(), LoadError> {
+        self.set_armed(number)
+    }
+
+    /// No fork came of it after all.
+    ///
+    /// # Errors
+    /// The kernel refuses the update.
+    pub fn disarm(&mut self) -> Result<(), LoadError> {
+        self.set_armed(0)
+    }
+
+    fn set_armed(&mut self, armed: u32) -> Result<(), LoadError> {
+        let failed = |source| LoadError::Map { map: "CONTROL", source: Box::new(source) };
+        let ControlValue(before) = self.control.get(&0, 0).map_err(failed)?;
+        let value = ControlValue(Control { armed, ..before });
+        self.control.set(0, value, 0).map_err(failed)
+    }
+
+    /// What was counted so far.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn counts(&self) -> Result<Counts, LoadError> {
+        let mut sums = [0_u64; COUNTERS as usize];
+        for (index, sum) in (0..COUNTERS).zip(&mut sums) {
+            let values = self
+                .counts
+                .get(&index, 0)
+                .map_err(|source| LoadError::Map { map: "COUNTS", source: Box::new(source) })?;
+            *sum = values.iter().sum();
+        }
+        let mut dropped_by_kind = [0; RecordKind::ALL.len()];
+        for (kind, dropped) in RecordKind::ALL.into_iter().zip(&mut dropped_by_kind) {
+            *dropped = sums[kind as usize];
+        }
+        let missed = if self.attached { self.missed_runs() } else { self.missed };
+        Ok(Counts {
+            dropped: dropped_by_kind.iter().sum(),
+            dropped_by_kind,
+            failed: sums[Counter::InsertFailed as usize]
+                + sums[Counter::RemoveFailed as usize]
+                + missed,
+            tracked: sums[Counter::Tracked as usize],
+        })
+    }
+
+    /// How often the kernel did not run a program because it was already running on that CPU:
+    /// `recursion_misses` in the program's fdinfo, from 5.12 on.
+    fn missed_runs(&self) -> u64 {
+        let programs = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+        programs
+            .map(|fd| {
+                let path =
+                    format!("/proc/self/fdinfo/{}", std::os::fd::AsFd::as_fd(fd).as_raw_fd());
+                let text = fs::read_to_string(path).unwrap_or_default();
+                let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
+                line.and_then(|number| number.trim().parse().ok()).unwrap_or(0_u64)
+            })
+            .sum()
+    }
+
+    /// Detaches every program. Records already in the ring stay readable, `PROCS` and the
+    /// counters too.
+    pub fn detach(&mut self) {
+        if !std::mem::take(&mut self.attached) {
+            return;
+        }
+        self.missed = self.missed_runs();
+        for (name, program) in self.ebpf.programs_mut() {
+            // Dropping a program's links detaches it; one that never loaded has none.
+            let unloaded = match program {
+                aya::programs::Program::BtfTracePoint(program) => program.unload(),
+                aya::programs::Program::FEntry(program) => program.unload(),
+                _ => Ok(()),
+            };
+            match unloaded {
+                Ok(()) | Err(ProgramError::NotLoaded) => {}
+                Err(error) => log::warn!("failed to detach {name}: {error}"),
+            }
+        }
+    }
+}
+
+/// Why a program was refused, in one line. The verifier's whole log, megabytes at worst, goes to
+/// the debug log.
+fn reason(hook: &str, error: ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            log::debug!("the verifier's log for {hook}:\n{log}");
+            // The last lines are statistics; the reason stands before them.
+            let is_statistic = |line: &&str| {
+                ["verification time", "stack depth", "processed "]
+                    .iter()
+                    .any(|start| line.starts_with(start))
+            };
+            let last = log.lines().rfind(|line| !line.is_empty() && !is_statistic(line));
+            match last {
+                Some(last) => format!("{io_error}; the verifier says: {last}"),
+                None => io_error.to_string(),
+            }
+        }
+        error => error.to_string(),
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError> {
+    ebpf.take_map(name).ok_or(LoadError::Missing(name))
+}
+
+/// Inode number of the PID namespace that this process's children get and its `kill` speaks.
+fn own_pid_namespace() -> Result<u32, LoadError> {
+    let inode = fs::metadata("/proc/self/ns/pid").map_err(LoadError::Namespace)?.ino();
+    u32::try_from(inode)
+        .map_err(|_| LoadError::Namespace(io::Error::other("inode number above 32 bits")))
+}
+
+/// Below 5.11 maps count against `RLIMIT_MEMLOCK` (rlimit-based accounting was replaced by memory
+/// cgroups in v5.11); later the limit is not looked at, and raising it may be refused in peace.
+fn raise_memlock() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    if let Err(error) = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }) {
+        log::debug!("failed to raise RLIMIT_MEMLOCK: {error}");
+    }
+}

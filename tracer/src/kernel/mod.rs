@@ -1,0 +1,10 @@
+//! The kernel's side of things: what the host has, loading and attaching, the ring buffer and
+//! the `PROCS` map, and looks at live processes.
+
+pub mod btf;
+pub mod evidence;
+pub mod host;
+pub mod load;
+pub mod procs;
+pub mod records;
+pub mod ring;

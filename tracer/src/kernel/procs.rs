@@ -1,0 +1,174 @@
+//! The `PROCS` map from user space: one entry, or all of them under a fork storm.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData, MapError},
+};
+use thiserror::Error;
+use tracer_common::{PROC_OOM, PROC_ROOT, PROC_TOMBSTONE, PROC_UNREAPED, Proc, WaitCounts};
+
+use crate::lineage::{Nanos, Pids, ProcessId, RecoveredProcess};
+
+/// `BPF_MAP_LOOKUP_BATCH` of `include/uapi/linux/bpf.h`, 5.6+.
+const LOOKUP_BATCH: libc::c_long = 24;
+/// Entries read by one system call.
+const BATCH: usize = 4096;
+
+/// The kernel refused to show the map.
+#[derive(Debug, Error)]
+#[error("read all entries of map PROCS with BPF_MAP_LOOKUP_BATCH: {0}")]
+pub struct WalkError(#[source] std::io::Error);
+
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+struct ProcValue(Proc);
+// SAFETY: repr(C), integers only, no padding.
+unsafe impl Pod for ProcValue {}
+
+/// The map.
+pub struct ProcsMap {
+    map: HashMap<MapData, u32, ProcValue>,
+    /// The same map, for commands that aya has no call for.
+    fd: OwnedFd,
+}
+
+impl std::fmt::Debug for ProcsMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ProcsMap")
+    }
+}
+
+/// `union bpf_attr`, the part for batches.
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+impl ProcsMap {
+    pub(super) fn new(map: Map) -> Result<Self, MapError> {
+        let duplicate = match &map {
+            Map::HashMap(data) => data.fd().as_fd().try_clone_to_owned(),
+            _ => Err(std::io::ErrorKind::InvalidInput.into()),
+        };
+        let fd = duplicate.map_err(MapError::IoError)?;
+        Ok(Self { map: HashMap::try_from(map)?, fd })
+    }
+
+    /// The entry of exactly this process.
+    fn get(&self, id: ProcessId) -> Option<Proc> {
+        let ProcValue(entry) = self.map.get(&id.pid, 0).ok()?;
+        (entry.start == id.start).then_some(entry)
+    }
+
+    /// What `parent` waited for on behalf of, or instead of, `child`; `None` where one of them
+    /// has no entry.
+    #[must_use]
+    pub fn waits(&self, child: ProcessId, parent: ProcessId) -> Option<WaitCounts> {
+        Some(self.get(child)?.waits_of(&self.get(parent)?))
+    }
+
+    /// Every entry, each read whole; those that change while the walk goes on may be missing or
+    /// old. Does not start over when a key goes under it, as `get_next_key` does.
+    ///
+    /// # Errors
+    /// The kernel lacks the command or refuses it.
+    pub fn walk(&self) -> Result<Vec<RecoveredProcess>, WalkError> {
+        let entries = self.read_all()?;
+        let by_pid: std::collections::HashMap<u32, &Proc> =
+            entries.iter().map(|(pid, entry)| (*pid, entry)).collect();
+        Ok(entries
+            .iter()
+            .map(|(pid, entry)| {
+                let parent =
+                    by_pid.get(&entry.parent).filter(|parent| parent.start == entry.parent_start);
+                recovered(*pid, entry, parent.copied())
+            })
+            .collect())
+    }
+
+    fn read_all(&self) -> Result<Vec<(u32, Proc)>, WalkError> {
+        let mut all = Vec::new();
+        let mut keys = vec![0_u32; BATCH];
+        let mut values = vec![Proc::default(); BATCH];
+        // The kernel's cursor: the bucket to go on with.
+        let mut cursor = 0_u32;
+        let mut first = true;
+        loop {
+            let mut attr = BatchAttr {
+                in_batch: if first { 0 } else { (&raw const cursor) as u64 },
+                out_batch: (&raw mut cursor) as u64,
+                keys: keys.as_mut_ptr() as u64,
+                values: values.as_mut_ptr() as u64,
+                count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+                map_fd: u32::try_from(self.fd.as_raw_fd()).unwrap_or(u32::MAX),
+                elem_flags: 0,
+                flags: 0,
+            };
+            // SAFETY: the buffers hold `count` keys and values of the map's sizes, and outlive
+            // the call; the attribute's size is told.
+            let result = unsafe {
+                libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>())
+            };
+            let error = (result < 0).then(std::io::Error::last_os_error);
+            match error.as_ref().and_then(std::io::Error::raw_os_error) {
+                // The end of the map: what came with it counts.
+                None | Some(libc::ENOENT) => {}
+                // A bucket with more entries than room: more room.
+                Some(libc::ENOSPC) if keys.len() < 1 << 20 => {
+                    keys.resize(keys.len() * 2, 0);
+                    values.resize(values.len() * 2, Proc::default());
+                    continue;
+                }
+                Some(_) => {
+                    return Err(WalkError(error.unwrap_or_else(std::io::Error::last_os_error)));
+                }
+            }
+            let count = attr.count as usize;
+            all.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
+            if error.is_some() {
+                return Ok(all);
+            }
+            first = false;
+        }
+    }
+}
+
+fn recovered(pid: u32, entry: &Proc, parent: Option<&Proc>) -> RecoveredProcess {
+    let has = |flag| entry.flags & flag != 0;
+    let name_len = entry.sender_name.iter().position(|&byte| byte == 0).unwrap_or(16);
+    RecoveredProcess {
+        id: ProcessId { pid, start: entry.start },
+        forker: ProcessId { pid: entry.forker, start: entry.forker_start },
+        parent: ProcessId { pid: entry.parent, start: entry.parent_start },
+        pids: Pids {
+            host: pid,
+            local: (entry.local_pid != 0).then_some(entry.local_pid),
+            namespace: entry.namespace_pid,
+            level: entry.namespace_level,
+        },
+        cgroup: (entry.cgroup != 0).then_some(entry.cgroup),
+        root: has(PROC_ROOT),
+        exit: (entry.exit_at != 0).then_some((Nanos(entry.exit_at), entry.status)),
+        reaped: has(PROC_TOMBSTONE),
+        unreaped: has(PROC_UNREAPED),
+        oom: has(PROC_OOM),
+        signal: (entry.signal != 0 && entry.sender != 0).then(|| {
+            (
+                Nanos(entry.signal_at),
+                entry.signal,
+                ProcessId { pid: entry.sender, start: entry.sender_start },
+                entry.sender_name[..name_len].to_vec(),
+            )
+        }),
+        waits: parent.map(|parent| entry.waits_of(parent)),
+    }
+}

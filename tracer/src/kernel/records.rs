@@ -1,0 +1,243 @@
+//! Bytes from the ring buffer to [`Event`]s, without copying.
+
+use thiserror::Error;
+use tracer_common::{
+    EXEC_ARGS_TRUNCATED, EXIT_CHILDREN_UNCOUNTED, ExecRecord, ExitRecord, FORK_ROOT, ForkRecord,
+    Header, RECORD_VERSION, RecordKind, ReleaseRecord, SignalRecord, UnreapedRecord,
+};
+
+use crate::lineage::{Event, Nanos, Pids, ProcessId};
+
+/// A record that cannot be read. It comes from our own kernel programs, so this is a defect or
+/// damage, and is counted as a lost record.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum RecordError {
+    /// Shorter than its kind demands.
+    #[error("decode a record of {len} bytes: {needed} needed")]
+    Truncated {
+        /// Bytes that are there.
+        len: usize,
+        /// Bytes that it needs.
+        needed: usize,
+    },
+    /// Another layout version.
+    #[error("decode a record of version {0}: this is version {RECORD_VERSION}")]
+    Version(u8),
+    /// A kind that this version does not have.
+    #[error("decode a record of kind {0}: no such kind")]
+    Kind(u8),
+}
+
+/// A type that any bytes make a valid value of.
+///
+/// # Safety
+/// `repr(C)`, integers only, no padding.
+unsafe trait Plain: Copy {}
+// SAFETY: see the definition.
+unsafe impl Plain for Header {}
+// SAFETY: see the definition.
+unsafe impl Plain for ForkRecord {}
+// SAFETY: see the definition.
+unsafe impl Plain for ExecRecord {}
+// SAFETY: see the definition.
+unsafe impl Plain for ExitRecord {}
+// SAFETY: see the definition.
+unsafe impl Plain for ReleaseRecord {}
+// SAFETY: see the definition.
+unsafe impl Plain for SignalRecord {}
+// SAFETY: see the definition.
+unsafe impl Plain for UnreapedRecord {}
+
+fn read<T: Plain>(bytes: &[u8]) -> Result<T, RecordError> {
+    let needed = size_of::<T>();
+    if bytes.len() < needed {
+        return Err(RecordError::Truncated { len: bytes.len(), needed });
+    }
+    // SAFETY: long enough, and `Plain` allows any bytes and unaligned is asked for.
+    Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+fn id(pid: u32, start: u64) -> ProcessId {
+    ProcessId { pid, start }
+}
+
+/// Decodes one record; strings borrow from it.
+///
+/// # Errors
+/// The record is truncated, of another version or of no known kind.
+pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
+    let header: Header = read(bytes)?;
+    if header.version != RECORD_VERSION {
+        return Err(RecordError::Version(header.version));
+    }
+    let kind = RecordKind::from_wire(header.kind).ok_or(RecordError::Kind(header.kind))?;
+    let at = Nanos(header.at);
+    let process = id(header.pid, header.start);
+    Ok(match kind {
+        RecordKind::Fork => fork(&read(bytes)?),
+        RecordKind::Exec => return exec(bytes),
+        RecordKind::Exit => {
+            let ExitRecord { header, parent_start, parent, status } = read(bytes)?;
+            Event::Exit {
+                at,
+                process,
+                status,
+                parent: id(parent, parent_start),
+                children_uncounted: header.flags & EXIT_CHILDREN_UNCOUNTED != 0,
+            }
+        }
+        RecordKind::Free => Event::Reaped { at, process, by: None },
+        RecordKind::Release => {
+            let ReleaseRecord { header: _, reaper_start, reaper, reserved: _ } = read(bytes)?;
+            let by = (reaper != 0).then(|| id(reaper, reaper_start));
+            Event::Reaped { at, process, by }
+        }
+        RecordKind::Signal => {
+            let SignalRecord { header: _, sender_start, sender, signal, sender_name } =
+                read(bytes)?;
+            let name_len = sender_name.iter().position(|&byte| byte == 0).unwrap_or(16);
+            let from = size_of::<SignalRecord>() - sender_name.len();
+            Event::Signal {
+                at,
+                target: process,
+                signal,
+                sender: id(sender, sender_start),
+                sender_name: bytes.get(from..from + name_len).unwrap_or_default(),
+            }
+        }
+        RecordKind::Oom => Event::Oom { at, process },
+        RecordKind::Unreaped => {
+            let UnreapedRecord { header: _, parent_start, parent, waits } = read(bytes)?;
+            Event::Unreaped { at, process, parent: id(parent, parent_start), waits }
+        }
+    })
+}
+
+fn fork(record: &ForkRecord) -> Event<'static> {
+    let ForkRecord {
+        header,
+        forker_start,
+        parent_start,
+        cgroup,
+        forker,
+        parent,
+        local_pid,
+        namespace_pid,
+        namespace_level,
+        invocation: _,
+    } = *record;
+    Event::Fork {
+        at: Nanos(header.at),
+        child: id(header.pid, header.start),
+        forker: id(forker, forker_start),
+        parent: id(parent, parent_start),
+        pids: Pids {
+            host: header.pid,
+            local: (local_pid != 0).then_some(local_pid),
+            namespace: namespace_pid,
+            level: namespace_level,
+        },
+        cgroup: (cgroup != 0).then_some(cgroup),
+        root: header.flags & FORK_ROOT != 0,
+    }
+}
+
+fn exec(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
+    let record: ExecRecord = read(bytes)?;
+    let ExecRecord { header, cgroup: _, exe_len, args_len, reserved: _ } = record;
+    let strings = &bytes[size_of::<ExecRecord>()..];
+    let (exe_len, args_len) = (usize::from(exe_len), usize::from(args_len));
+    let needed = size_of::<ExecRecord>() + exe_len + args_len;
+    let truncated = RecordError::Truncated { len: bytes.len(), needed };
+    Ok(Event::Exec {
+        at: Nanos(header.at),
+        process: id(header.pid, header.start),
+        exe: strings.get(..exe_len).ok_or(truncated)?,
+        args: strings.get(exe_len..exe_len + args_len).ok_or(truncated)?,
+        truncated: header.flags & EXEC_ARGS_TRUNCATED != 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: RecordKind) -> Header {
+        Header { kind: kind as u8, version: RECORD_VERSION, flags: 0, pid: 7, start: 1, at: 2 }
+    }
+
+    fn bytes<T: Plain>(record: &T) -> Vec<u8> {
+        let from = std::ptr::from_ref(record).cast::<u8>();
+        // SAFETY: a plain value's own bytes.
+        unsafe { std::slice::from_raw_parts(from, size_of::<T>()) }.to_vec()
+    }
+
+    #[test]
+    fn every_kind_needs_all_its_bytes() {
+        for kind in RecordKind::ALL {
+            let mut record = bytes(&header(kind));
+            record.resize(128, 0);
+            assert!(decode(&record).is_ok(), "{kind:?}");
+            assert!(decode(&record[..23]).is_err(), "{kind:?}");
+        }
+        let fork = bytes(&ForkRecord { header: header(RecordKind::Fork), ..Default::default() });
+        assert!(decode(&fork).is_ok());
+        assert!(matches!(
+            decode(&fork[..fork.len() - 1]),
+            Err(RecordError::Truncated { needed: 72, .. })
+        ));
+    }
+
+    #[test]
+    fn exec_strings_follow_with_their_lengths() {
+        let record = ExecRecord {
+            header: header(RecordKind::Exec),
+            exe_len: 3,
+            args_len: 4,
+            ..Default::default()
+        };
+        let mut record = bytes(&record);
+        record.extend(b"exeargs");
+        let Ok(Event::Exec { exe, args, .. }) = decode(&record) else { panic!("no exec") };
+        assert_eq!((exe, args), (&b"exe"[..], &b"args"[..]));
+        assert!(decode(&record[..record.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn sender_names_end_at_their_nul() {
+        let mut name = [0; 16];
+        name[..4].copy_from_slice(b"kill");
+        let record = SignalRecord {
+            header: header(RecordKind::Signal),
+            signal: 9,
+            sender_name: name,
+            ..Default::default()
+        };
+        let record = bytes(&record);
+        let Ok(Event::Signal { sender_name, .. }) = decode(&record) else { panic!("no signal") };
+        assert_eq!(sender_name, b"kill");
+    }
+
+    #[test]
+    fn foreign_versions_and_kinds_are_refused() {
+        let mut record = bytes(&header(RecordKind::Free));
+        record[0] = 99;
+        assert_eq!(decode(&record), Err(RecordError::Kind(99)));
+        record[1] = 9;
+        assert_eq!(decode(&record), Err(RecordError::Version(9)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn no_strings_make_it_panic(kind in 0_u8..10, rest: Vec<u8>) {
+            let mut record = vec![kind, RECORD_VERSION];
+            record.extend(rest);
+            let _ = decode(&record);
+        }
+    }
+}
