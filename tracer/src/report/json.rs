@@ -1,0 +1,440 @@
+//! The contract `tracer.report/1`: one JSON object a run.
+//!
+//! The structs mirror the contract and nothing else. They are made from the model by exhaustive
+//! destructuring, so that what is new there must be placed here. Unknown is `null`, never zero.
+//! Bytes of processes are escaped by [`lossless`], which can be undone.
+
+use serde::Serialize;
+
+use super::calendar;
+use crate::escape::lossless;
+use crate::lineage::model::{
+    Adopter, Ancestor, Blocked, Cause, Exit, ExitStatus, Finding, FindingKind, FindingState,
+    Invocation, Kept, Nanos, Outcome, Parent, Process, Resources, Sender, Stats, Stream, Verdict,
+    Waits,
+};
+use crate::signals;
+
+/// The report over several lines, for files, ending in a newline.
+#[must_use]
+pub fn render(outcome: &Outcome) -> String {
+    let json = serde_json::to_string_pretty(&Writer::of(outcome).report(outcome));
+    json.expect("structs with string keys always serialise") + "\n"
+}
+
+/// The report on one line, for streams, ending in a newline.
+#[must_use]
+pub fn render_line(outcome: &Outcome) -> String {
+    let json = serde_json::to_string(&Writer::of(outcome).report(outcome));
+    json.expect("structs with string keys always serialise") + "\n"
+}
+
+/// A key whose values are not known to this version yet; written as `null`.
+type Later = ();
+
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: &'static str,
+    verdict: Verdict,
+    invocation: InvocationEntry,
+    findings: Vec<FindingEntry>,
+    kept: Vec<KeptEntry<'a>>,
+    tool_calls: [Later; 0],
+    stats: Stats,
+    notes: &'a [String],
+}
+
+#[derive(Serialize)]
+struct InvocationEntry {
+    id: String,
+    parent_invocation: Option<String>,
+    agent: Later,
+    session_id: Later,
+    command: Vec<String>,
+    root: ProcessEntry,
+    started_at: Option<String>,
+    ended_at: Option<String>,
+    exit: Option<ExitEntry>,
+}
+
+#[derive(Serialize)]
+struct ProcessEntry {
+    pid: u32,
+    /// Only where `pid` is not the initial PID namespace's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_pid: Option<u32>,
+    ppid: Option<u32>,
+    pgid: Option<u32>,
+    sid: Option<u32>,
+    start_time: Option<String>,
+    name: String,
+    exe: Option<String>,
+    args: Vec<String>,
+    /// Only where it is so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    args_truncated: bool,
+    cwd: Option<String>,
+    state: Option<char>,
+    namespace_pid: Option<u32>,
+    cgroup: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ExitEntry {
+    /// `null` where it ended, but the record of how was lost.
+    Code {
+        code: Option<u8>,
+    },
+    Signal {
+        signal: String,
+        sender: Option<PidName>,
+        oom: bool,
+    },
+}
+
+#[derive(Serialize)]
+struct PidName {
+    pid: u32,
+    name: String,
+}
+
+#[derive(Serialize)]
+struct FindingEntry {
+    id: u32,
+    kind: FindingKind,
+    state: &'static str,
+    counted: bool,
+    process: ProcessEntry,
+    exit: Option<ExitEntry>,
+    lineage: Vec<AncestorEntry>,
+    lineage_elided: u32,
+    parent: Option<ParentEntry>,
+    adopter: Option<AdopterEntry>,
+    cause: CauseEntry,
+    tool_call: Later,
+    resources: Option<ResourcesEntry>,
+    blocked: Option<BlockedEntry>,
+    since: Option<String>,
+    resolved_at: Option<String>,
+    seconds: f64,
+    action: Later,
+}
+
+#[derive(Serialize)]
+struct AncestorEntry {
+    pid: u32,
+    name: String,
+    args: Vec<String>,
+    exit: Option<ExitEntry>,
+}
+
+#[derive(Serialize)]
+struct ParentEntry {
+    pid: u32,
+    name: String,
+    exit: Option<ExitEntry>,
+    waits: Option<Waits>,
+}
+
+#[derive(Serialize)]
+struct AdopterEntry {
+    pid: u32,
+    name: String,
+    init: bool,
+}
+
+#[derive(Serialize)]
+struct CauseEntry {
+    code: &'static str,
+    text: String,
+    hint: String,
+}
+
+#[derive(Serialize)]
+struct ResourcesEntry {
+    rss_bytes: Option<u64>,
+    fds: Option<u64>,
+    listening: Vec<String>,
+    devices: Vec<String>,
+    streams: Vec<Stream>,
+}
+
+#[derive(Serialize)]
+struct BlockedEntry {
+    wchan: Option<String>,
+    mount: Option<String>,
+}
+
+#[derive(Serialize)]
+struct KeptEntry<'a> {
+    kind: FindingKind,
+    process: ProcessEntry,
+    rule: &'a str,
+}
+
+/// Turns the model into entries; knows what a calendar time is.
+struct Writer {
+    epoch_offset: i64,
+}
+
+impl Writer {
+    fn of(outcome: &Outcome) -> Self {
+        Self { epoch_offset: outcome.epoch_offset }
+    }
+
+    /// RFC 3339, UTC, to the microsecond; the offset between the clocks is no more exact.
+    fn time(&self, at: Nanos) -> Option<String> {
+        calendar(at, self.epoch_offset).map(|time| format!("{time:.6}"))
+    }
+
+    fn report<'a>(&self, outcome: &'a Outcome) -> Report<'a> {
+        let Outcome {
+            verdict,
+            invocation,
+            findings,
+            kept,
+            stats,
+            notes,
+            judged_at: _,
+            epoch_offset: _,
+        } = outcome;
+        Report {
+            schema: "tracer.report/1",
+            verdict: *verdict,
+            invocation: self.invocation(invocation),
+            findings: findings.iter().map(|finding| self.finding(finding)).collect(),
+            kept: kept.iter().map(|kept| self.kept(kept)).collect(),
+            tool_calls: [],
+            stats: *stats,
+            notes,
+        }
+    }
+
+    fn invocation(&self, invocation: &Invocation) -> InvocationEntry {
+        let Invocation { id, parent, command, root, started_at, exit } = invocation;
+        InvocationEntry {
+            id: id.clone(),
+            parent_invocation: parent.clone(),
+            agent: (),
+            session_id: (),
+            command: all_lossless(command),
+            root: self.process(root),
+            started_at: self.time(*started_at),
+            ended_at: exit.as_ref().and_then(|exit| self.time(exit.at)),
+            exit: exit.as_ref().map(ExitEntry::from),
+        }
+    }
+
+    fn process(&self, process: &Process) -> ProcessEntry {
+        let Process {
+            id,
+            pids,
+            ppid,
+            pgid,
+            sid,
+            name,
+            exe,
+            args,
+            args_truncated,
+            cwd,
+            state,
+            cgroup,
+        } = process;
+        let known = |number: u32| (number != 0).then_some(number);
+        let path = |path: &Option<Vec<u8>>| path.as_deref().map(lossless);
+        ProcessEntry {
+            pid: pids.shown(),
+            host_pid: known(pids.host).filter(|host| *host != pids.shown()),
+            ppid: *ppid,
+            pgid: *pgid,
+            sid: *sid,
+            start_time: (id.start != 0).then(|| self.time(Nanos(id.start))).flatten(),
+            name: lossless(name),
+            exe: path(exe),
+            args: all_lossless(args),
+            args_truncated: *args_truncated,
+            cwd: path(cwd),
+            state: *state,
+            namespace_pid: known(pids.namespace),
+            cgroup: path(cgroup),
+        }
+    }
+
+    fn finding(&self, finding: &Finding) -> FindingEntry {
+        let Finding {
+            id,
+            kind,
+            state,
+            counted,
+            process,
+            lineage,
+            lineage_elided,
+            parent,
+            adopter,
+            exit,
+            cause: Cause { code, text, hint },
+            resources,
+            blocked,
+            since,
+            until,
+        } = finding;
+        let (state, resolved_at) = match state {
+            FindingState::Open => ("open", None),
+            FindingState::Resolved(at) => ("resolved", self.time(*at)),
+        };
+        FindingEntry {
+            id: *id,
+            kind: *kind,
+            state,
+            counted: *counted,
+            process: self.process(process),
+            exit: exit.as_ref().map(ExitEntry::from),
+            lineage: lineage.iter().map(AncestorEntry::from).collect(),
+            lineage_elided: *lineage_elided,
+            parent: parent.as_ref().map(ParentEntry::from),
+            adopter: adopter.as_ref().map(AdopterEntry::from),
+            cause: CauseEntry { code: code.as_str(), text: text.clone(), hint: hint.clone() },
+            tool_call: (),
+            resources: resources.as_ref().map(ResourcesEntry::from),
+            blocked: blocked.as_ref().map(BlockedEntry::from),
+            since: self.time(*since),
+            resolved_at,
+            seconds: until.since(*since).as_secs_f64(),
+            action: (),
+        }
+    }
+
+    fn kept<'a>(&self, kept: &'a Kept) -> KeptEntry<'a> {
+        let Kept { kind, process, rule } = kept;
+        KeptEntry { kind: *kind, process: self.process(process), rule }
+    }
+}
+
+fn all_lossless(words: &[Vec<u8>]) -> Vec<String> {
+    words.iter().map(|word| lossless(word)).collect()
+}
+
+impl From<&Exit> for ExitEntry {
+    fn from(exit: &Exit) -> Self {
+        let Exit { status, sender, oom, at: _ } = exit;
+        let sender =
+            sender.as_ref().map(|Sender { pid, name }| PidName { pid: *pid, name: lossless(name) });
+        match status {
+            None => Self::Code { code: None },
+            Some(ExitStatus::Code(code)) => Self::Code { code: Some(*code) },
+            Some(ExitStatus::Signal(signal)) => {
+                Self::Signal { signal: signals::name(*signal), sender, oom: *oom }
+            }
+        }
+    }
+}
+
+impl From<&Ancestor> for AncestorEntry {
+    fn from(ancestor: &Ancestor) -> Self {
+        let Ancestor { pid, name, args, exit } = ancestor;
+        let exit = exit.as_ref().map(ExitEntry::from);
+        Self { pid: *pid, name: lossless(name), args: all_lossless(args), exit }
+    }
+}
+
+impl From<&Parent> for ParentEntry {
+    fn from(parent: &Parent) -> Self {
+        let Parent { pid, name, exit, waits } = parent;
+        let exit = exit.as_ref().map(ExitEntry::from);
+        Self { pid: *pid, name: lossless(name), exit, waits: *waits }
+    }
+}
+
+impl From<&Adopter> for AdopterEntry {
+    fn from(adopter: &Adopter) -> Self {
+        let Adopter { pid, name, is_init } = adopter;
+        Self { pid: *pid, name: lossless(name), init: *is_init }
+    }
+}
+
+impl From<&Resources> for ResourcesEntry {
+    fn from(resources: &Resources) -> Self {
+        let Resources { rss_bytes, fds, listening, devices, streams } = resources;
+        Self {
+            rss_bytes: *rss_bytes,
+            fds: *fds,
+            listening: all_lossless(listening),
+            devices: all_lossless(devices),
+            streams: streams.clone(),
+        }
+    }
+}
+
+impl From<&Blocked> for BlockedEntry {
+    fn from(blocked: &Blocked) -> Self {
+        let Blocked { wchan, mount } = blocked;
+        Self { wchan: wchan.as_deref().map(lossless), mount: mount.as_deref().map(lossless) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::report::sample;
+
+    fn parsed(outcome: &Outcome) -> Value {
+        serde_json::from_str(&render(outcome)).unwrap()
+    }
+
+    #[test]
+    fn contract_of_four_leaks() {
+        insta::assert_snapshot!(render(&sample::four_leaks()));
+    }
+
+    #[test]
+    fn contract_of_odd_cases() {
+        insta::assert_snapshot!(render(&sample::odd()));
+    }
+
+    #[test]
+    fn unknown_is_null() {
+        let mut outcome = sample::clean();
+        outcome.invocation.exit = None;
+        outcome.invocation.root = Process::default();
+        let json = parsed(&outcome);
+        assert_eq!(json["invocation"]["exit"], Value::Null);
+        assert_eq!(json["invocation"]["ended_at"], Value::Null);
+        for key in ["ppid", "start_time", "exe", "cwd", "state", "namespace_pid", "cgroup"] {
+            assert_eq!(json["invocation"]["root"].get(key), Some(&Value::Null), "{key}");
+        }
+        outcome.invocation.exit = Some(Exit { status: None, ..sample::exited(0) });
+        assert_eq!(parsed(&outcome)["invocation"]["exit"], json!({ "code": null }));
+    }
+
+    #[test]
+    fn killer_is_named() {
+        let mut outcome = sample::clean();
+        outcome.invocation.exit = Some(sample::killed(15, Some(("kill", 77))));
+        assert_eq!(
+            parsed(&outcome)["invocation"]["exit"],
+            json!({
+                "signal": "SIGTERM",
+                "sender": { "pid": 77, "name": "kill" },
+                "oom": false
+            })
+        );
+    }
+
+    #[test]
+    fn line_holds_the_same_object() {
+        let outcome = sample::hostile();
+        let line = render_line(&outcome);
+        assert_eq!(line.matches('\n').count(), 1);
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), parsed(&outcome));
+    }
+
+    #[test]
+    fn bytes_of_processes_are_lossless() {
+        let mut outcome = sample::clean();
+        outcome.invocation.command = vec![b"\xff\\x\x1b\n".to_vec()];
+        assert_eq!(parsed(&outcome)["invocation"]["command"], json!(["\\xff\\x5cx\x1b\n"]));
+    }
+}
