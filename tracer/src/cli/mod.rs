@@ -1,0 +1,66 @@
+//! The command line, one file a subcommand.
+
+mod doctor;
+mod exit;
+mod run;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+pub use exit::Status;
+
+use crate::kernel::{
+    host::HookCheck,
+    load::{DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, Probes},
+};
+
+/// Finds, explains and gates on the processes that a command leaves behind.
+///
+/// Watches from inside the kernel (eBPF), so that nothing that forks, however briefly, is missed.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<run::RunArgs>),
+    /// Say what this host has and lacks for tracer, a line a check
+    ///
+    /// Exit status: 0 if `tracer run` can work here, else 125.
+    Doctor,
+}
+
+impl Cli {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// What keeps tracer itself from working; `main` shows it and exits with
+    /// [`Status::FAILED`].
+    pub fn execute(self) -> anyhow::Result<Status> {
+        match self.command {
+            Command::Run(args) => run::execute(&args),
+            Command::Doctor => check_host(),
+        }
+    }
+}
+
+/// `tracer doctor`.
+fn check_host() -> anyhow::Result<Status> {
+    let options = LoadOptions {
+        max_processes: DEFAULT_MAX_PROCESSES,
+        ring_bytes: DEFAULT_RING_BYTES,
+        log: false,
+    };
+    let hooks = || {
+        Probes::check(options).unwrap_or_else(|error| {
+            let outcome = Err(format!("failed to {error}"));
+            vec![HookCheck { name: "hooks".to_owned(), outcome, required: true }]
+        })
+    };
+    let works = doctor::doctor(&mut std::io::stdout().lock(), hooks)
+        .context("failed to write to standard output")?;
+    Ok(if works { Status::OK } else { Status::FAILED })
+}

@@ -1,0 +1,341 @@
+//! A run: starts COMMAND, feeds the core with what the kernel tells, answers its questions, and
+//! judges when it has settled.
+//!
+//! One task linearises everything. The order in which a verdict is reached:
+//!
+//! ```text
+//! attach -> know the bystanders -> fork COMMAND -> ... -> root ended -> grace
+//!        -> detach -> drain the ring -> recover what was dropped -> answer -> judge
+//! ```
+
+mod command;
+mod observe;
+mod signals;
+
+use std::{ffi::OsString, time::Duration};
+
+use thiserror::Error;
+use tokio::time::{Instant, sleep_until};
+
+pub use command::{CommandError, User, UserError};
+pub use signals::SignalError;
+
+use command::Command;
+use observe::{Observers, Question};
+use signals::{Delivery, Signals};
+
+use crate::{
+    kernel::{
+        evidence::CommandStreams,
+        load::{Counts, LoadError, Probes},
+        procs::WalkError,
+        records,
+        ring::{Batch, Reader, ReaderError, Records},
+    },
+    lineage::{Config, Event, Lineage, Nanos, Output},
+    procfs::{self, BootClock, Procfs},
+};
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// COMMAND and its arguments; not empty.
+    pub command: Vec<OsString>,
+    /// Whose rights COMMAND gets; `None`: the tracer's own.
+    pub user: Option<User>,
+    /// When something is a leak.
+    pub config: Config,
+}
+
+/// Why a run came to no verdict.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// COMMAND could not be started.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The kernel side failed.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The ring buffer's reader failed.
+    #[error(transparent)]
+    Reader(#[from] ReaderError),
+    /// The reader ended by itself.
+    #[error("read the ring buffer: its reader ended")]
+    ReaderEnded,
+    /// `PROCS` could not be read after records were lost.
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    /// `/proc` cannot be used.
+    #[error("use /proc: {0}")]
+    Procfs(#[source] procfs::Error),
+    /// Signals cannot be received.
+    #[error(transparent)]
+    Signals(#[from] SignalError),
+}
+
+/// A run that has settled.
+#[derive(Debug)]
+pub struct Settled {
+    /// The core, to be asked for the outcome.
+    pub lineage: Lineage,
+    /// COMMAND's status as `wait(2)` reports it.
+    pub status: i32,
+    /// The signal that cut `grace` short.
+    pub interrupted: Option<u8>,
+    /// When it was judged.
+    pub at: Nanos,
+    /// Realtime minus boottime, ns.
+    pub epoch_offset: i64,
+}
+
+/// The number of the invocation in the kernel's eyes; one a process of tracer.
+const INVOCATION: u32 = 1;
+/// How often the counters of lost records are looked at.
+const COUNTS_EVERY: Duration = Duration::from_millis(500);
+
+/// Runs COMMAND under attached probes until it has ended and settled.
+///
+/// # Errors
+/// COMMAND cannot be started, or the tracer itself fails. In the latter case COMMAND goes on.
+pub async fn run(mut probes: Probes, options: &RunOptions) -> Result<Settled, RunError> {
+    let procfs = Procfs::of_host().map_err(RunError::Procfs)?;
+    let clock = procfs.clock();
+    let mut lineage = Lineage::new(options.config);
+    introduce_bystanders(&procfs, &mut lineage);
+    let signals = Signals::receive()?;
+    let ring = probes.take_ring().ok_or(LoadError::Missing("RECORDS"))?;
+    let reader = Reader::start(ring)?;
+    let streams = CommandStreams::of_this_process(&procfs);
+    probes.arm(INVOCATION)?;
+    let command = match Command::spawn(&options.command, options.user.as_ref(), signals.inherited())
+    {
+        Ok(command) => command,
+        Err(error) => {
+            probes.disarm()?;
+            return Err(error.into());
+        }
+    };
+    let observers = Observers::new(procfs, streams);
+    let mut driver = Driver {
+        probes,
+        lineage,
+        reader,
+        observers,
+        clock,
+        command,
+        counts: Counts::default(),
+        damaged: 0,
+        forwarded_at: Nanos(0),
+        interrupted: None,
+    };
+    driver.watch(signals).await?;
+    driver.finish().await
+}
+
+/// Only an ancestor of the tracer can adopt what COMMAND orphans: the nearest that is a subreaper,
+/// or the init of its PID namespace (`find_new_reaper` in kernel/exit.c).
+fn introduce_bystanders(procfs: &Procfs, lineage: &mut Lineage) {
+    /// More ancestors than any real process has; guards against a changing tree.
+    const MOST: usize = 256;
+    let mut pid = std::process::id();
+    for _ in 0..MOST {
+        let Ok(stat) = procfs.process(pid).and_then(|dir| dir.stat()) else { return };
+        lineage.handle(Event::Bystander { pid, start_ticks: stat.start_ticks, name: &stat.comm });
+        if stat.ppid == 0 {
+            return;
+        }
+        pid = stat.ppid;
+    }
+}
+
+struct Driver {
+    probes: Probes,
+    lineage: Lineage,
+    reader: Reader,
+    observers: Observers,
+    clock: BootClock,
+    command: Command,
+    counts: Counts,
+    /// Records that could not be decoded.
+    damaged: u64,
+    /// When a signal was last passed on to COMMAND.
+    forwarded_at: Nanos,
+    interrupted: Option<u8>,
+}
+
+impl Driver {
+    /// Watches until the invocation has settled.
+    async fn watch(&mut self, mut signals: Signals) -> Result<(), RunError> {
+        let mut counts_due = Instant::now() + COUNTS_EVERY;
+        // The kernel tells of the end before it lets anyone wait for it.
+        while !self.lineage.is_settled() || self.command.status().is_none() {
+            let deadline = self.deadline();
+            tokio::select! {
+                batch = self.reader.next() => self.take(batch)?,
+                Some(answer) = self.observers.next() => self.lineage.handle(answer),
+                delivery = signals.next() => self.signalled(delivery?).await?,
+                () = at(deadline) => {
+                    let now = self.clock.now();
+                    self.catch_up().await?;
+                    self.lineage.handle_timeout(now);
+                }
+            }
+            if Instant::now() >= counts_due {
+                self.recover_if_lossy().await?;
+                counts_due = Instant::now() + COUNTS_EVERY;
+            }
+            self.ask();
+        }
+        Ok(())
+    }
+
+    /// Detaches, drains, and answers the last questions: a verdict never races with its own ring.
+    async fn finish(mut self) -> Result<Settled, RunError> {
+        self.probes.detach();
+        self.catch_up().await?;
+        self.recover_if_lossy().await?;
+        self.ask();
+        while !self.lineage.is_settled() {
+            let deadline = self.deadline();
+            tokio::select! {
+                Some(answer) = self.observers.next() => self.lineage.handle(answer),
+                () = at(deadline) => self.lineage.handle_timeout(self.clock.now()),
+            }
+            self.ask();
+        }
+        let Self { lineage, clock, command, interrupted, .. } = self;
+        Ok(Settled {
+            lineage,
+            status: command.status().unwrap_or(0),
+            interrupted,
+            at: clock.now(),
+            epoch_offset: clock.epoch_offset(),
+        })
+    }
+
+    /// When the core wants to be called, on tokio's clock.
+    fn deadline(&mut self) -> Option<Instant> {
+        let deadline = self.lineage.next_deadline()?;
+        Some(Instant::now() + deadline.since(self.clock.now()))
+    }
+
+    fn take(&mut self, batch: Option<Batch>) -> Result<(), RunError> {
+        let Some(batch) = batch else { return Err(RunError::ReaderEnded) };
+        let Batch::Records(batch) = batch else { return Ok(()) };
+        for record in Records::of(&batch) {
+            match records::decode(record) {
+                Ok(event) => self.lineage.handle(event),
+                Err(error) => {
+                    log::error!("failed to {error}");
+                    self.damaged += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in everything that is in the ring now.
+    async fn catch_up(&mut self) -> Result<(), RunError> {
+        self.reader.flush();
+        loop {
+            let batch = self.reader.next().await;
+            if matches!(batch, Some(Batch::Flushed)) {
+                return Ok(());
+            }
+            self.take(batch)?;
+        }
+    }
+
+    /// If records were lost since the last look: reads the truth and lets the core converge.
+    async fn recover_if_lossy(&mut self) -> Result<(), RunError> {
+        let mut counts = self.probes.counts()?;
+        counts.dropped += self.damaged;
+        let lossy = counts.dropped > self.counts.dropped || counts.failed > self.counts.failed;
+        self.counts = counts;
+        if lossy {
+            log::warn!(
+                "{} records were lost and {} updates failed; recovering from PROCS",
+                counts.dropped,
+                counts.failed
+            );
+            self.recover().await?;
+        }
+        Ok(())
+    }
+
+    async fn recover(&mut self) -> Result<(), RunError> {
+        let at = self.clock.now();
+        let processes = self.probes.procs().walk()?;
+        let Counts { tracked, dropped, failed, .. } = self.probes.counts()?;
+        // Whatever the walk may have missed because it came or went meanwhile is in the ring.
+        self.catch_up().await?;
+        let dropped = dropped + self.damaged;
+        self.lineage.handle(Event::Recovered { at, processes, tracked, dropped, failed });
+        Ok(())
+    }
+
+    /// Hands the core's questions on.
+    fn ask(&mut self) {
+        let mut questions = Vec::new();
+        while let Some(output) = self.lineage.poll_output() {
+            match output {
+                Output::Observe { process, pids, parent } => {
+                    let waits = self.probes.procs().waits(process, parent);
+                    questions.push(Question { process, pids, waits });
+                }
+                Output::Sample { processes } => self.observers.sample(processes),
+            }
+        }
+        self.observers.observe(questions);
+    }
+
+    async fn signalled(&mut self, delivery: Delivery) -> Result<(), RunError> {
+        match delivery {
+            Delivery::ChildChanged => {
+                let ended = self.command.reap()?;
+                if ended {
+                    self.catch_up().await?;
+                    if !self.lineage.root_has_ended() {
+                        // Its exit record was lost.
+                        self.recover().await?;
+                    }
+                }
+            }
+            Delivery::Pass { signal, from_terminal } => {
+                if self.command.status().is_some() {
+                    // Nobody to pass it on to: whoever sent it wants the verdict now.
+                    self.interrupted = Some(signal);
+                    self.catch_up().await?;
+                    self.lineage.end_grace();
+                    return Ok(());
+                }
+                self.catch_up().await?;
+                if !from_terminal && !self.reached_command(signal) {
+                    self.command.signal(signal)?;
+                }
+                self.forwarded_at = self.clock.now();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the same signal has just been sent to COMMAND itself: whoever signals the whole
+    /// process group, as `kill -- -PGID` and `timeout` do, has reached both.
+    fn reached_command(&self, signal: u8) -> bool {
+        /// A group's members are signalled within one system call.
+        const AT_ONCE: Duration = Duration::from_millis(200);
+        self.lineage.last_signal_to_root().is_some_and(|(at, sent)| {
+            sent == u32::from(signal)
+                && at > self.forwarded_at
+                && self.clock.now().since(at) < AT_ONCE
+        })
+    }
+}
+
+/// Sleeps until then, or for ever.
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

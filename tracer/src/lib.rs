@@ -1,0 +1,20 @@
+//! tracer watches the life of every process that an agent starts, from inside the kernel, and
+//! finds, explains and gates on what the agent leaves behind.
+//!
+//! ```text
+//! kernel hooks -> ring buffer -> kernel::records -> Event -> lineage (sans-IO core) -> report
+//!                                procfs / PROCS snapshots --^
+//! ```
+//!
+//! [`lineage`] is the core and imports none of the others but the leaves [`escape`] and
+//! [`signals`]; [`procfs`] reads, [`kernel`] loads and decodes, [`report`] tells; [`driver`] puts
+//! them together into a run; [`cli`] is one file a subcommand.
+
+pub mod cli;
+pub mod driver;
+pub mod escape;
+pub mod kernel;
+pub mod lineage;
+pub mod procfs;
+pub mod report;
+pub mod signals;
