@@ -1,0 +1,66 @@
+//! Ordinary processes that leak on purpose, each subcommand in one way.
+//!
+//! `workload NAME key=value ... [-- COMMAND...]`. Every one tells the test what it truly did
+//! (`tracer_tests::facts`), ends by itself after two minutes, and waits for others by pipes,
+//! pidfds and the test's rendezvous, never by time. Run by hand it prints its facts and nothing
+//! holds it.
+
+mod args;
+mod hostile;
+mod namespaces;
+mod signals;
+mod simple;
+mod stuck;
+mod survivors;
+mod threads;
+mod zombies;
+
+use args::Args;
+
+fn main() {
+    tracer_tests::sys::bound_life();
+    let args = Args::from_environment();
+    let run = match args.name() {
+        "await" => simple::wait,
+        "burst" => zombies::burst,
+        "clone-parent" => zombies::clone_parent,
+        "double-fork" => survivors::double_fork,
+        "exit" => simple::exit,
+        "freezes" => stuck::freezes,
+        "given-to-tracer" => hostile::given_to_tracer,
+        "hog" => signals::hog,
+        "ignores-sigchld" => zombies::ignores_sigchld,
+        "init" => namespaces::init,
+        "keeps-server" => survivors::keeps_server,
+        "killed-before-wait" => zombies::killed_before_wait,
+        "leader-exits-first" => threads::leader_exits_first,
+        "leaves-shell-child" => survivors::leaves_shell_child,
+        "never-waits" => zombies::never_waits,
+        "orphan" => survivors::orphan,
+        "orphans-die-reaped" => namespaces::orphans_die_reaped,
+        "outlives-briefly" => survivors::outlives_briefly,
+        "pid-again" => hostile::pid_again,
+        "pid-taken" => hostile::pid_taken,
+        "pids-wrap" => hostile::pids_wrap,
+        "program-renamed" => hostile::program_renamed,
+        "reads-terminal" => signals::reads_terminal,
+        "send" => signals::send,
+        "signals" => signals::record,
+        "sleep" => simple::sleep,
+        "slow-shutdown" => survivors::slow_shutdown,
+        "subreaper" => survivors::subreaper_around,
+        "subreaper-inside" => survivors::subreaper_inside,
+        "thread-execs" => threads::thread_execs,
+        "thread-forks" => threads::thread_forks,
+        "vfork-execs" => stuck::vfork_execs,
+        "vfork-holds" => stuck::vfork_holds,
+        "vfork-zombie" => stuck::vfork_zombie,
+        "waits-for-others" => zombies::waits_for_others,
+        "writes" => stuck::writes,
+        "without-capabilities" => simple::without_capabilities,
+        other => panic!("no workload is called {other:?}"),
+    };
+    let code = run(&args);
+    // Like os._exit: nothing of the standard library cleans up behind a workload's back.
+    tracer_tests::sys::exit_now(code);
+}

@@ -1,0 +1,128 @@
+//! The kernel's own lists of BPF programs, maps and links, through bpf(2): what is loaded, whoever
+//! holds it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use crate::sys::Pid;
+
+/// A kind of BPF object that has ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A program.
+    Program,
+    /// A map.
+    Map,
+    /// A link: a program's attachment.
+    Link,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Program, Self::Map, Self::Link];
+
+    /// Commands of bpf(2), `enum bpf_cmd` in `linux/bpf.h`: next id, descriptor by id.
+    fn commands(self) -> (libc::c_long, libc::c_long) {
+        match self {
+            Self::Program => (11, 13),
+            Self::Map => (12, 14),
+            Self::Link => (31, 30),
+        }
+    }
+
+    fn fdinfo_key(self) -> &'static str {
+        match self {
+            Self::Program => "prog_id:",
+            Self::Map => "map_id:",
+            Self::Link => "link_id:",
+        }
+    }
+}
+
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+/// Ids of all objects of a kind that the kernel has.
+#[must_use]
+pub fn ids(kind: Kind) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    let mut attr = Attr::default();
+    // start_id, next_id
+    while bpf(kind.commands().0, &mut attr).is_ok() {
+        found.insert(attr.words[1]);
+        attr = Attr::default();
+        attr.words[0] = found.last().copied().unwrap_or(0);
+    }
+    found
+}
+
+/// Name of a program; `None` when it is gone.
+#[must_use]
+pub fn program_name(id: u32) -> Option<String> {
+    let program = open(Kind::Program, id)?;
+    // struct bpf_prog_info up to its name: type, id, tag, two lengths, two pointers, load_time,
+    // uid, number of maps, pointer, name.
+    let mut info = [0_u8; 80];
+    let address = info.as_mut_ptr() as u64;
+    let [low, high] = split(address);
+    let mut attr = Attr::default();
+    attr.words[0] = program.as_raw_fd().cast_unsigned();
+    attr.words[1] = 80;
+    attr.words[2] = low;
+    attr.words[3] = high;
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr).ok()?;
+    let name = &info[64..80];
+    let length = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    Some(String::from_utf8_lossy(&name[..length]).into_owned())
+}
+
+/// Whether the kernel still has this object.
+#[must_use]
+pub fn exists(kind: Kind, id: u32) -> bool {
+    open(kind, id).is_some()
+}
+
+/// Ids of the objects of a kind that this process holds open.
+#[must_use]
+pub fn held_by(pid: Pid, kind: Kind) -> BTreeSet<u32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+    texts.filter_map(|text| id_in(&text, kind)).collect()
+}
+
+fn id_in(fdinfo: &str, kind: Kind) -> Option<u32> {
+    // A link's text also names its program; it is no program for that.
+    let is_link = fdinfo.contains(Kind::Link.fdinfo_key());
+    let line = fdinfo.lines().find_map(|line| line.strip_prefix(kind.fdinfo_key()))?;
+    (is_link == (kind == Kind::Link)).then(|| line.trim().parse().ok())?
+}
+
+fn open(kind: Kind, id: u32) -> Option<OwnedFd> {
+    let mut attr = Attr::default();
+    attr.words[0] = id;
+    let fd = bpf(kind.commands().1, &mut attr).ok()?;
+    // SAFETY: the call has just opened this descriptor for us.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `union bpf_attr`, as far as the commands here use it, in words of 32 bits.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct Attr {
+    words: [u32; 16],
+}
+
+fn bpf(command: libc::c_long, attr: &mut Attr) -> io::Result<i32> {
+    // SAFETY: attr is a valid attribute union of the given size, zero beyond what is set.
+    let made = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<Attr>()) };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(i32::try_from(made).expect("bpf(2) returns 32 bits"))
+}
+
+fn split(address: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = address.to_ne_bytes();
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
+}

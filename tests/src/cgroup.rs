@@ -1,0 +1,75 @@
+//! A memory cgroup of a test's own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::proc;
+
+/// A memory cgroup, v1 or v2, made under the root and removed on drop.
+#[derive(Debug)]
+pub struct MemoryCgroup {
+    path: PathBuf,
+}
+
+impl MemoryCgroup {
+    /// Makes one whose processes may have so much memory and no swap; the reason where this host
+    /// allows none.
+    pub fn with_limit(bytes: u64) -> Result<Self, String> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tracer-test-{}-{number}", std::process::id());
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        if v1.join("memory.limit_in_bytes").exists() {
+            let made = Self::make(v1.join(name))?;
+            made.set("memory.limit_in_bytes", &bytes.to_string())?;
+            // Absent without swap accounting; then there may be no swap either.
+            let _limited = made.set("memory.memsw.limit_in_bytes", &bytes.to_string());
+            return Ok(made);
+        }
+        let made = Self::make(Path::new("/sys/fs/cgroup").join(name))?;
+        made.set("memory.max", &bytes.to_string())?;
+        // Absent where the kernel has no swap.
+        let _limited = made.set("memory.swap.max", "0");
+        Ok(made)
+    }
+
+    fn make(path: PathBuf) -> Result<Self, String> {
+        fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    fn set(&self, file: &str, value: &str) -> Result<(), String> {
+        let path = self.path.join(file);
+        fs::write(&path, value).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// How many of its processes the OOM killer has killed.
+    #[must_use]
+    pub fn oom_kills(&self) -> u64 {
+        let texts = ["memory.oom_control", "memory.events"]
+            .map(|file| fs::read_to_string(self.path.join(file)).unwrap_or_default());
+        let lines = texts.iter().flat_map(|text| text.lines());
+        let count = lines.filter_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok());
+        count.sum()
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for MemoryCgroup {
+    fn drop(&mut self) {
+        // Killed members leave a cgroup a moment after their death. A panic here would hide the
+        // test's own.
+        if !std::thread::panicking() {
+            let path = &self.path;
+            proc::until("an empty cgroup", || fs::remove_dir(path).ok());
+        } else {
+            let _removed = fs::remove_dir(&self.path);
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! End-to-end tests of tracer: real processes, the real kernel, nothing simulated.
+//!
+//! - `src/bin/workload` and `workloads/*.py` leak on purpose, each in one way, and tell the test
+//!   what they truly did ([`facts`]).
+//! - `tests/workloads.rs` runs them alone and compares what they claim with procfs.
+//! - The other files of `tests/` run them under `tracer run` ([`run`]) and compare the report with
+//!   what they told ([`finished`]).
+//!
+//! Everything needs root. Nothing is ever killed by name: whatever tells a fact is killed by the
+//! test through a pidfd opened at that moment, and ends by itself after two minutes where a test
+//! could not. Nothing waits by sleeping: where a state has to *last* (a zombie that stands for
+//! longer than `--zombie-after`), the test says for how long ([`Run::standing_for`]).
+
+pub mod binary;
+pub mod bpf;
+pub mod cgroup;
+pub mod facts;
+pub mod finished;
+pub mod frozen;
+pub mod proc;
+pub mod run;
+mod stream;
+pub mod sys;
+mod terminal;
+
+pub use finished::{Finding, Finished, time};
+pub use run::{Run, Running};

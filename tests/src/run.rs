@@ -1,0 +1,422 @@
+//! Runs a command under `tracer run`, or alone, and hands back everything that came of it.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::binary;
+use crate::facts::{self, Fact, Facts};
+use crate::finished::{Finished, cut};
+use crate::proc;
+use crate::stream::Collector;
+use crate::sys::{self, PATIENCE, Pid};
+use crate::terminal::Terminal;
+
+/// A run that still has to be started. By default: `tracer run --report REPORT.json -- COMMAND`,
+/// empty stdin, both outputs captured, no colours and no CI variables in the environment.
+#[derive(Debug)]
+#[must_use]
+pub struct Run {
+    command: Vec<OsString>,
+    options: Vec<OsString>,
+    under: Vec<OsString>,
+    tracer: Option<OsString>,
+    traced: bool,
+    report: bool,
+    environment: Vec<(OsString, OsString)>,
+    dir: TempDir,
+    input: Vec<u8>,
+    on_terminal: bool,
+    own_group: bool,
+    lasting: HashMap<String, Duration>,
+    patience: Duration,
+}
+
+impl Run {
+    /// Runs this command line.
+    pub fn command<T: Into<OsString>>(command: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            command: command.into_iter().map(Into::into).collect(),
+            options: Vec::new(),
+            under: Vec::new(),
+            tracer: None,
+            traced: true,
+            report: true,
+            environment: Vec::new(),
+            dir: tempfile::tempdir().unwrap_or_else(|error| panic!("temporary folder: {error}")),
+            input: Vec::new(),
+            on_terminal: false,
+            own_group: false,
+            lasting: HashMap::new(),
+            patience: Duration::from_secs(60),
+        }
+    }
+
+    /// Runs a subcommand of the `workload` binary.
+    pub fn workload<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Self {
+        let program = std::iter::once(binary::workload().into());
+        Self::command(program.chain(args.into_iter().map(Into::into)))
+    }
+
+    /// Runs a Python script of `tests/workloads`.
+    pub fn python(script: &str, args: &[&str]) -> Self {
+        let program = [OsString::from(binary::python()), binary::script(script).into()];
+        Self::command(program.into_iter().chain(args.iter().map(OsString::from)))
+    }
+
+    /// Runs a line of shell. It finds the workload binary as `$WORKLOAD`.
+    pub fn shell(line: &str) -> Self {
+        Self::command(["sh", "-c", line])
+    }
+
+    /// Adds arguments to the command.
+    pub fn arguments<T: Into<OsString>>(mut self, args: impl IntoIterator<Item = T>) -> Self {
+        self.command.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds options to `tracer run`.
+    pub fn options<T: Into<OsString>>(mut self, options: impl IntoIterator<Item = T>) -> Self {
+        self.options.extend(options.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets `--grace`.
+    pub fn grace(self, span: &str) -> Self {
+        self.options(["--grace", span])
+    }
+
+    /// Sets `--zombie-after`.
+    pub fn zombie_after(self, span: &str) -> Self {
+        self.options(["--zombie-after", span])
+    }
+
+    /// Starts tracer below this command line, which ends with what runs its arguments.
+    pub fn under<T: Into<OsString>>(mut self, command: impl IntoIterator<Item = T>) -> Self {
+        self.under = command.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Starts the command without tracer, to look at what it does by itself.
+    pub fn alone(mut self) -> Self {
+        self.traced = false;
+        self
+    }
+
+    /// Asks for no report in JSON.
+    pub fn without_report(mut self) -> Self {
+        self.report = false;
+        self
+    }
+
+    /// Replaces `run` and everything after it: for command lines that are wrong on purpose.
+    pub fn exact_arguments<T: Into<OsString>>(args: impl IntoIterator<Item = T>) -> Self {
+        let mut run = Self::command(args).without_report();
+        run.tracer = Some(binary::tracer().into());
+        run
+    }
+
+    /// Sets a variable in the environment of tracer and COMMAND.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Gives these bytes as standard input.
+    pub fn input(mut self, bytes: &[u8]) -> Self {
+        self.input = bytes.to_vec();
+        self
+    }
+
+    /// Starts everything as the foreground session of a new terminal: its standard streams.
+    pub fn on_terminal(mut self) -> Self {
+        self.on_terminal = true;
+        self
+    }
+
+    /// Starts everything in a process group of its own.
+    pub fn in_own_group(mut self) -> Self {
+        self.own_group = true;
+        self
+    }
+
+    /// Ends holds of this name by themselves, so long after they were reached.
+    pub fn standing_for(mut self, hold: &str, span: Duration) -> Self {
+        self.lasting.insert(hold.to_owned(), span);
+        self
+    }
+
+    /// Allows for a run that takes longer than the usual minute.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// A path inside the folder of this run, which is removed with it.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts it and waits for its end.
+    #[track_caller]
+    pub fn finish(self) -> Finished {
+        self.start().finish()
+    }
+
+    /// Starts it.
+    #[track_caller]
+    pub fn start(mut self) -> Running {
+        let facts = Facts::listen(self.dir.path(), std::mem::take(&mut self.lasting));
+        let report = self.path("report.json");
+        let mut command = self.process(&report, facts.path());
+        let (terminal, collector) = if self.on_terminal {
+            let terminal = Terminal::open();
+            terminal.lead(&mut command);
+            let collector = Collector::start(vec![terminal.reader()]);
+            (Some(terminal), collector)
+        } else {
+            command.stdin(self.stdin());
+            let (stdout, stderr) = (Collector::pipe(), Collector::pipe());
+            command.stdout(stdout.1).stderr(stderr.1);
+            (None, Collector::start(vec![stdout.0, stderr.0]))
+        };
+        let started = Instant::now();
+        let spawned = command.spawn();
+        let child = spawned.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        // The command's copies of the pipes' other ends go with it.
+        drop(command);
+        let pid = Pid::try_from(child.id()).expect("pids are positive");
+        let pidfd = sys::open_pidfd(pid).unwrap_or_else(|error| panic!("pidfd_open: {error}"));
+        let Self { dir, patience, .. } = self;
+        let child = Guarded { child, pid, pidfd, reaped: false };
+        Running { child, pid, facts, collector, terminal, report, dir, started, patience }
+    }
+
+    fn process(&self, report: &Path, facts: &Path) -> Command {
+        let mut line = self.under.clone();
+        if let Some(tracer) = &self.tracer {
+            line.push(tracer.clone());
+        } else if self.traced {
+            line.extend([binary::tracer().into(), OsString::from("run")]);
+            if self.report {
+                line.extend([OsString::from("--report"), report.into()]);
+            }
+            line.extend(self.options.iter().cloned());
+            line.push("--".into());
+        }
+        line.extend(self.command.iter().cloned());
+        let (program, args) = line.split_first().expect("a run has a command");
+        let mut command = Command::new(program);
+        command.args(args).env(facts::ENV, facts).env("WORKLOAD", binary::workload());
+        // No folder of compiled scripts inside the sources.
+        command.env("PYTHONDONTWRITEBYTECODE", "1").env("RUST_BACKTRACE", "0");
+        for name in quiet_environment() {
+            command.env_remove(name);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if self.own_group {
+            command.process_group(0);
+        }
+        command
+    }
+
+    fn stdin(&self) -> Stdio {
+        if self.input.is_empty() {
+            return Stdio::null();
+        }
+        let path = self.path("input");
+        let write = || {
+            File::create(&path)?.write_all(&self.input)?;
+            File::open(&path)
+        };
+        write().unwrap_or_else(|error| panic!("{}: {error}", path.display())).into()
+    }
+}
+
+/// Variables of the environment that would change what tracer prints, or what COMMAND does.
+fn quiet_environment() -> impl Iterator<Item = OsString> {
+    std::env::vars_os().map(|(name, _)| name).filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("GITHUB_")
+            || name.starts_with("TRACER_")
+            || matches!(&*name, "CI" | "NO_COLOR" | "CLICOLOR" | "CLICOLOR_FORCE" | "FORCE_COLOR")
+    })
+}
+
+/// A started child. When the test gives up on it, it is killed through its pidfd, and so is
+/// whatever descends from it at that moment.
+#[derive(Debug)]
+struct Guarded {
+    child: Child,
+    pid: Pid,
+    pidfd: OwnedFd,
+    reaped: bool,
+}
+
+impl Guarded {
+    fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        if !sys::dies_within(&self.pidfd, patience) {
+            return None;
+        }
+        self.reaped = true;
+        Some(self.child.wait().unwrap_or_else(|error| panic!("wait: {error}")))
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if self.reaped {
+            return;
+        }
+        let mut all = proc::descendants(self.pid);
+        all.insert(0, self.pidfd.try_clone().expect("a descriptor more"));
+        all.iter().for_each(|pidfd| sys::signal_pidfd(pidfd, libc::SIGKILL));
+        let _reaped = self.child.wait();
+    }
+}
+
+/// A run that has been started. Dropped before its end, it is killed, and everything with it that
+/// told a fact.
+#[derive(Debug)]
+pub struct Running {
+    // First: tracer must not outlive the processes it looks at when a test gives up.
+    child: Guarded,
+    /// The process that was started: tracer, or what it runs under.
+    pub pid: Pid,
+    facts: Facts,
+    collector: Collector,
+    terminal: Option<Terminal>,
+    report: PathBuf,
+    dir: TempDir,
+    started: Instant,
+    patience: Duration,
+}
+
+impl Running {
+    /// Waits until a workload has told this.
+    #[track_caller]
+    #[must_use]
+    pub fn fact(&self, name: &str) -> Fact {
+        self.patiently(name, PATIENCE)
+    }
+
+    /// Waits for longer than usual until a workload has told this.
+    #[track_caller]
+    #[must_use]
+    pub fn patiently(&self, name: &str, patience: Duration) -> Fact {
+        self.wait(&format!("nothing told {name:?}"), patience, |facts, patience| {
+            facts.wait_told(name, patience)
+        })
+    }
+
+    /// Waits until a workload holds here, and says which and since when.
+    #[track_caller]
+    pub fn held(&self, name: &str) -> Fact {
+        self.wait(&format!("nothing holds at {name:?}"), PATIENCE, |facts, patience| {
+            facts.wait_held(name, patience)
+        })
+    }
+
+    #[track_caller]
+    fn wait(
+        &self,
+        what: &str,
+        patience: Duration,
+        look: impl Fn(&Facts, Duration) -> Option<Fact>,
+    ) -> Fact {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if let Some(fact) = look(&self.facts, Duration::from_millis(100)) {
+                return fact;
+            }
+            if sys::dies_within(&self.child.pidfd, Duration::ZERO) {
+                // What it told just before its end may still be on its way.
+                return look(&self.facts, Duration::from_millis(500))
+                    .unwrap_or_else(|| panic!("{what}, and the run has ended\n{}", self.said()));
+            }
+        }
+        panic!("{what}\n{}", self.said())
+    }
+
+    /// Everything that helps to see why it does not go on.
+    fn said(&self) -> String {
+        let mut said = String::new();
+        for fact in self.facts.told() {
+            said += &format!("told by {}: {} {}\n", fact.pid, fact.name, fact.details);
+        }
+        for name in self.facts.holding() {
+            said += &format!("held: {name}\n");
+        }
+        for output in self.collector.so_far() {
+            said += &cut(&String::from_utf8_lossy(&output));
+        }
+        said
+    }
+
+    /// Lets those go on who hold here.
+    pub fn release(&self, name: &str) {
+        self.facts.release(name);
+    }
+
+    /// Also kills this process when the test ends: for programs that tell nothing.
+    pub fn guard(&self, pid: Pid) {
+        self.facts.guard(pid);
+    }
+
+    /// Sends a signal to what was started (see [`Running::pid`]).
+    pub fn signal(&self, signal: i32) {
+        sys::signal_pidfd(&self.child.pidfd, signal);
+    }
+
+    /// Types on the terminal.
+    pub fn type_in(&self, bytes: &[u8]) {
+        self.terminal.as_ref().expect("a run on a terminal").write(bytes);
+    }
+
+    /// Waits for the end. Panics with everything that was said when that takes too long.
+    #[track_caller]
+    pub fn finish(mut self) -> Finished {
+        let Some(status) = self.child.wait(self.patience) else {
+            panic!("no end after {:?}\n{}", self.patience, self.said());
+        };
+        let elapsed = self.started.elapsed();
+        let Self { child, facts, collector, terminal, report, dir, .. } = self;
+        drop(child);
+        let mut output = collector.finish().into_iter();
+        drop(terminal);
+        let report = match std::fs::read(&report) {
+            Ok(text) => serde_json::from_slice(&text)
+                .unwrap_or_else(|error| panic!("the report is not JSON: {error}")),
+            Err(_) => Value::Null,
+        };
+        let stdout = output.next().unwrap_or_default();
+        let stderr = output.next().unwrap_or_default();
+        Finished { status, stdout, stderr, report, elapsed, facts, dir }
+    }
+}
+
+/// Makes an open file of the system calls' own kind from a `rustix` result.
+pub(crate) fn opened<T>(what: &str, made: Result<T, Errno>) -> T {
+    made.unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+/// Runs a workload alone to its end, for what it prints.
+#[track_caller]
+#[must_use]
+pub fn workload_output(args: &[&OsStr]) -> String {
+    let made = Command::new(binary::workload()).args(args).output();
+    let made = made.unwrap_or_else(|error| panic!("workload: {error}"));
+    assert!(made.status.success(), "workload {args:?}: {}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8_lossy(&made.stdout).trim().to_owned()
+}

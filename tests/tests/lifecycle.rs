@@ -1,0 +1,65 @@
+//! tracer's own end: nothing of it stays in the kernel, and COMMAND does not die with it.
+
+use std::collections::BTreeSet;
+
+use tracer_tests::bpf::{self, Kind};
+use tracer_tests::{Run, proc, sys};
+
+/// Ids of everything that this tracer has in the kernel.
+fn held(tracer: sys::Pid) -> Vec<(Kind, u32)> {
+    let of = |kind| bpf::held_by(tracer, kind).into_iter().map(move |id| (kind, id));
+    Kind::ALL.into_iter().flat_map(of).collect()
+}
+
+#[track_caller]
+fn expect_in_kernel(objects: &[(Kind, u32)]) {
+    let of = |wanted| objects.iter().filter(move |(kind, _)| *kind == wanted).map(|(_, id)| *id);
+    let named = of(Kind::Program).filter_map(bpf::program_name);
+    assert!(named.filter(|name| name.starts_with("tracer_")).count() > 0, "{objects:?}");
+    for kind in Kind::ALL {
+        assert!(of(kind).count() > 0, "tracer holds no {kind:?}: {objects:?}");
+    }
+}
+
+#[track_caller]
+fn expect_gone(objects: &[(Kind, u32)]) {
+    for &(kind, id) in objects {
+        // The kernel frees them some time after the last descriptor is closed.
+        let gone = || (!bpf::exists(kind, id)).then_some(());
+        proc::until(&format!("the end of {kind:?} {id}"), gone);
+    }
+}
+
+/// Programs called like tracer's that no process holds: pinned, or kept by an attachment.
+fn stray_programs() -> BTreeSet<u32> {
+    let processes = std::fs::read_dir("/proc").expect("procfs").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let held: BTreeSet<u32> = pids.flat_map(|pid| bpf::held_by(pid, Kind::Program)).collect();
+    let named = |id: &u32| bpf::program_name(*id).is_some_and(|name| name.starts_with("tracer_"));
+    bpf::ids(Kind::Program).into_iter().filter(named).filter(|id| !held.contains(id)).collect()
+}
+
+#[test]
+fn killed_tracer_leaves_the_command_running_and_nothing_in_the_kernel() {
+    let running = Run::workload(["sleep"]).start();
+    let command = running.fact("sleeper").pid;
+    let objects = held(running.pid);
+    expect_in_kernel(&objects);
+    running.signal(libc::SIGKILL);
+    let finished = running.finish();
+    assert_eq!(finished.status.code(), None, "{finished:#}");
+    expect_gone(&objects);
+    proc::until("no stray programs", || stray_programs().is_empty().then_some(()));
+    assert!(proc::is_alive(command));
+}
+
+#[test]
+fn tracer_that_ends_leaves_nothing_in_the_kernel() {
+    let running = Run::workload(["outlives-briefly"]).start();
+    running.held("brief");
+    let objects = held(running.pid);
+    expect_in_kernel(&objects);
+    running.release("brief");
+    running.finish().expect_clean();
+    expect_gone(&objects);
+}

@@ -1,0 +1,138 @@
+//! Many processes at once, and several runs at once: nothing missed, nothing mixed up.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tracer_tests::{Finished, Run, finished};
+
+const MINUTES: Duration = Duration::from_secs(180);
+
+#[test]
+fn five_thousand_children_in_a_burst_are_all_seen() {
+    let run = Run::workload(["burst", "children=5000"]).zombie_after("60s").patience(MINUTES);
+    let finished = run.finish();
+    finished.expect_nothing_found();
+    assert_eq!(finished.fact("parent").number("reaped"), 5000);
+    assert_eq!(finished.stat("processes"), 5001, "{finished:#}");
+    assert_eq!(finished.stat("unseen"), 0, "{finished:#}");
+}
+
+#[test]
+fn five_thousand_zombies_in_a_burst_are_all_found() {
+    let run = Run::workload(["burst", "children=5000", "reaped=no"]).zombie_after("0s");
+    let finished = run.patience(MINUTES).finish();
+    finished.expect_leak();
+    let children = finished.fact("parent").details["children"].clone();
+    let mut children: Vec<_> =
+        children.as_array().unwrap().iter().filter_map(Value::as_i64).collect();
+    children.sort_unstable();
+    let found = finished.pids_of("zombie");
+    assert_eq!(found.len(), 5000);
+    assert_eq!(found, children);
+}
+
+#[test]
+fn more_processes_than_the_table_holds_are_never_called_clean() {
+    // 2,000 at once, in a table for 256.
+    let finished = Run::workload(["burst", "children=2000"])
+        .options(["--max-processes", "256"])
+        .zombie_after("60s")
+        .finish();
+    finished.expect_verdict("inconclusive").expect_code(24);
+}
+
+#[test]
+fn certain_leak_stands_although_the_table_was_too_small() {
+    let line =
+        r#""$WORKLOAD" sleep & "$WORKLOAD" await names=sleeper; "$WORKLOAD" burst children=2000"#;
+    let run = Run::shell(line).options(["--max-processes", "256"]).zombie_after("60s");
+    let finished = run.grace("300ms").finish();
+    finished.expect_leak();
+    finished.finding("survivor", finished.fact("sleeper").pid);
+}
+
+/// Runs a line of shell whose burst comes while tracer is stopped: it forks far more than a ring
+/// buffer holds records for.
+fn flooded(line: &str, prepare: impl FnOnce(Run) -> Run) -> Finished {
+    let line = line.replace("BURST", r#""$WORKLOAD" burst children=3000 waves=20 when=released"#);
+    let running = prepare(Run::shell(&line).patience(MINUTES)).start();
+    running.held("burst");
+    running.signal(libc::SIGSTOP);
+    running.release("burst");
+    let _over = running.patiently("parent", MINUTES);
+    running.signal(libc::SIGCONT);
+    let finished = running.finish();
+    println!("{}", finished.report["stats"]);
+    finished
+}
+
+#[test]
+fn lost_records_are_made_up_for_or_admitted() {
+    let finished = flooded("BURST; exit 0", |run| run.zombie_after("100s"));
+    // The shell, the burst and 60,000 of its children.
+    assert_eq!(finished.stat("processes") + finished.stat("unseen"), 60_002, "{finished:#}");
+    if finished.stat("unseen") > 0 {
+        finished.expect_verdict("inconclusive").expect_code(24);
+    } else {
+        finished.expect_clean();
+    }
+}
+
+#[test]
+fn survivor_of_a_flood_is_found_although_records_were_lost() {
+    let line = r#"BURST; "$WORKLOAD" sleep as=late & exec "$WORKLOAD" await names=late"#;
+    let finished = flooded(line, |run| run.zombie_after("100s").grace("300ms"));
+    finished.expect_leak();
+    finished.only_finding("survivor", finished.fact("late").pid);
+}
+
+#[test]
+fn survivor_forked_during_a_flood_is_found_although_its_record_was_lost() {
+    let line = r#"(BURST; "$WORKLOAD" sleep as=early &) ; exec "$WORKLOAD" await names=early"#;
+    let finished = flooded(line, |run| run.zombie_after("100s").grace("300ms"));
+    finished.expect_leak();
+    finished.only_finding("survivor", finished.fact("early").pid);
+}
+
+#[test]
+fn zombies_of_a_flood_are_never_called_clean() {
+    let line = r#"BURST; exec "$WORKLOAD" burst children=50 reaped=no"#;
+    let finished = flooded(line, |run| run.zombie_after("0s"));
+    assert_ne!(finished.report["verdict"], "clean", "{finished:#}");
+    assert!(matches!(finished.status.code(), Some(23 | 24)), "{finished:#}");
+}
+
+#[test]
+fn runs_at_the_same_time_judge_only_their_own() {
+    let leaking = Run::workload(["keeps-server"]).grace("300ms").start();
+    let clean = Run::workload(["outlives-briefly"]).grace("20s").start();
+    clean.held("brief");
+    leaking.held("leaving");
+    leaking.release("leaving");
+    let leaking = leaking.finish();
+    leaking.expect_leak();
+    leaking.only_finding("survivor", leaking.fact("sleeper").pid);
+    clean.release("brief");
+    clean.finish().expect_clean();
+}
+
+#[test]
+fn run_inside_of_a_run_is_judged_by_both() {
+    let line = format!(
+        r#""{}" run --grace 300ms --report "$INNER" -- "$WORKLOAD" double-fork"#,
+        tracer_tests::binary::tracer().display()
+    );
+    let run = Run::shell(&line).grace("300ms");
+    let inner = run.path("inner.json");
+    let finished = run.env("INNER", inner).finish();
+    // The inner run's 23 is COMMAND's own status for the outer one.
+    finished.expect_leak();
+    let daemon = finished.fact("daemon").pid;
+    finished.only_finding("survivor", daemon);
+    let inner: Value = serde_json::from_str(&finished.file("inner.json")).unwrap();
+    assert_eq!(inner["verdict"], "leaked");
+    assert_eq!(inner["findings"][0]["process"]["pid"], daemon);
+    let times =
+        [&finished.report, &inner].map(|of| finished::time(&of["invocation"]["started_at"]));
+    finished.expect_order(&times);
+}

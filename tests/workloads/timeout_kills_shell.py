@@ -1,0 +1,13 @@
+"""The classic: subprocess.run(shell=True, timeout=...) kills the shell, not what it started."""
+
+import signal
+import subprocess
+
+from tell import tell
+
+signal.alarm(120)
+try:
+    # Not the shell's last command, so the shell does not execute it in its own place.
+    subprocess.run('"$WORKLOAD" sleep as=grandchild; echo done', shell=True, timeout=1)
+except subprocess.TimeoutExpired:
+    tell("timed-out")
