@@ -48,15 +48,9 @@ pub(crate) fn test(root: &Path, arguments: &[OsString]) -> Result<()> {
     }
     // Only running them is root's business; what cargo builds stays the user's.
     let mut build = cargo_test(root, None, for_cargo(arguments));
-    succeed(
-        command::run(build.arg("--no-run"))?,
-        "the build of the tests",
-    )?;
+    succeed(command::run(build.arg("--no-run"))?, "the build of the tests")?;
     let xtask = env::current_exe().context("cannot find our own program")?;
-    let runner = format!(
-        "target.'cfg(unix)'.runner = ['{}', 'as-root']",
-        xtask.display()
-    );
+    let runner = format!("target.'cfg(unix)'.runner = ['{}', 'as-root']", xtask.display());
     let mut test = cargo_test(root, Some(&runner), arguments);
     Err(become_command(&mut test))
 }
@@ -65,9 +59,7 @@ pub(crate) fn test(root: &Path, arguments: &[OsString]) -> Result<()> {
 /// `CARGO_TARGET_DIR` was meant.
 fn cargo_in(root: &Path, subcommand: &str) -> Command {
     let mut command = cargo();
-    command
-        .args([subcommand, "--manifest-path"])
-        .arg(root.join("Cargo.toml"));
+    command.args([subcommand, "--manifest-path"]).arg(root.join("Cargo.toml"));
     command
 }
 
@@ -86,10 +78,7 @@ fn cargo_test(root: &Path, config: Option<&str>, arguments: &[OsString]) -> Comm
 
 /// The arguments before `--`; those after it are for the test programs.
 fn for_cargo(arguments: &[OsString]) -> &[OsString] {
-    arguments
-        .split(|argument| argument == "--")
-        .next()
-        .unwrap_or_default()
+    arguments.split(|argument| argument == "--").next().unwrap_or_default()
 }
 
 /// Whether the user chose packages, so that we must not choose all of them.
@@ -114,11 +103,7 @@ fn target_dir() -> Result<PathBuf> {
 
 /// cargo has said what went wrong; add only which step it was.
 fn succeed(status: ExitStatus, step: &str) -> Result<()> {
-    if status.success() {
-        Ok(())
-    } else {
-        bail!("{step} failed ({status})")
-    }
+    if status.success() { Ok(()) } else { bail!("{step} failed ({status})") }
 }
 
 #[cfg(test)]
@@ -134,22 +119,14 @@ mod tests {
         for all in ["", "orphan", "--test e2e", "-- -p x", "--profile dev"] {
             assert!(!names_packages(&words(all)), "{all}");
         }
-        for named in [
-            "-p tracer",
-            "-ptracer",
-            "--package tracer",
-            "--package=tracer x",
-        ] {
+        for named in ["-p tracer", "-ptracer", "--package tracer", "--package=tracer x"] {
             assert!(names_packages(&words(named)), "{named}");
         }
     }
 
     #[test]
     fn arguments_for_the_tests_do_not_reach_their_build() {
-        assert_eq!(
-            for_cargo(&words("--test e2e -- --nocapture")),
-            words("--test e2e")
-        );
+        assert_eq!(for_cargo(&words("--test e2e -- --nocapture")), words("--test e2e"));
         assert_eq!(for_cargo(&words("-- --nocapture")), words(""));
         assert_eq!(for_cargo(&words("orphan")), words("orphan"));
     }

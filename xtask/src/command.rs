@@ -40,22 +40,13 @@ pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
 
 /// Runs `command` with our own output; failing is the caller's to judge.
 pub(crate) fn run(command: &mut Command) -> Result<ExitStatus> {
-    command
-        .status()
-        .with_context(|| format!("cannot run {}", shown(command)))
+    command.status().with_context(|| format!("cannot run {}", shown(command)))
 }
 
 /// Standard output of `command`, if it can be run and succeeds.
 pub(crate) fn output_of(command: &mut Command) -> Option<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .env("LC_ALL", "C")
-        .output()
-        .ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    let output = command.stdin(Stdio::null()).env("LC_ALL", "C").output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Becomes `command`: its exit status and its signals are its own. Returns only to say why not.
@@ -160,9 +151,7 @@ fn without_cargo_libraries(path: &OsStr, exe: &Path) -> Option<OsString> {
     let rest: Vec<_> = env::split_paths(path)
         .filter(|folder| {
             let ours = build.is_some_and(|build| folder.starts_with(build));
-            let rustlib = folder
-                .components()
-                .any(|part| part.as_os_str() == "rustlib");
+            let rustlib = folder.components().any(|part| part.as_os_str() == "rustlib");
             let toolchain = folder.join("rustlib").is_dir();
             !ours && !rustlib && !toolchain && !folder.as_os_str().is_empty()
         })

@@ -77,22 +77,15 @@ pub(crate) fn missing_tools() -> Vec<plan::Package> {
 
 /// The compiler at `path`, if it has a core library for BPF.
 pub(crate) fn bpf_rustc(path: &Path) -> Option<Rustc> {
-    let target = if cfg!(target_endian = "big") {
-        "bpfeb-unknown-none"
-    } else {
-        "bpfel-unknown-none"
-    };
+    let target =
+        if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
     let libraries =
         output_of(Command::new(path).args(["--print", "target-libdir", "--target", target]))?;
     let has_core = std::fs::read_dir(libraries.trim())
         .ok()?
         .filter_map(Result::ok)
         .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"));
-    if has_core {
-        Rustc::ask(path).ok()
-    } else {
-        None
-    }
+    if has_core { Rustc::ask(path).ok() } else { None }
 }
 
 /// Whether `path` starts and is the bpf-linker we pin.
@@ -104,10 +97,7 @@ pub(crate) fn is_pinned_linker(path: &Path) -> bool {
 impl Apt {
     fn probe() -> Option<Self> {
         find_program("apt-get")?;
-        let llvm_packages: Vec<_> = plan::LLVM_MAJORS
-            .into_iter()
-            .map(plan::llvm_package)
-            .collect();
+        let llvm_packages: Vec<_> = plan::LLVM_MAJORS.into_iter().map(plan::llvm_package).collect();
         let packages = RUST_PAIRS
             .iter()
             .flat_map(|pair| [pair.compiler, pair.core])
@@ -126,10 +116,7 @@ impl Apt {
                 Some((pair.compiler.to_owned(), removals(&simulation)))
             })
             .collect();
-        Some(Self {
-            candidates: candidates(&policy),
-            removals,
-        })
+        Some(Self { candidates: candidates(&policy), removals })
     }
 }
 
@@ -169,10 +156,7 @@ fn installed_llvms(root: &Path) -> Vec<Llvm> {
             // Debian and its kin; Fedora; Alpine.
             ["usr/lib/llvm-", "usr/lib64/llvm", "usr/lib/llvm"]
                 .into_iter()
-                .map(|stem| Llvm {
-                    major,
-                    prefix: root.join(format!("{stem}{major}")),
-                })
+                .map(|stem| Llvm { major, prefix: root.join(format!("{stem}{major}")) })
                 .chain(from_path.clone().filter(|llvm| llvm.major == major))
                 .find(Llvm::can_be_linked)
         })
@@ -183,10 +167,7 @@ fn installed_llvms(root: &Path) -> Vec<Llvm> {
 fn llvm_config() -> Option<Llvm> {
     let version = output_of(Command::new("llvm-config").arg("--version"))?;
     let prefix = output_of(Command::new("llvm-config").arg("--prefix"))?;
-    Some(Llvm {
-        major: version.split('.').next()?.parse().ok()?,
-        prefix: prefix.trim().into(),
-    })
+    Some(Llvm { major: version.split('.').next()?.parse().ok()?, prefix: prefix.trim().into() })
 }
 
 impl Llvm {

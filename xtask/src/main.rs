@@ -95,10 +95,9 @@ fn perform(task: Task) -> Result<()> {
         Task::Setup => setup::setup(&root),
         Task::Build { release } => build::build(&root, release),
         Task::Run { options, command } => run::run(&root, options, command),
-        Task::Test {
-            arguments,
-            test_arguments,
-        } => build::test(&root, &with_test_arguments(arguments, test_arguments)),
+        Task::Test { arguments, test_arguments } => {
+            build::test(&root, &with_test_arguments(arguments, test_arguments))
+        }
         Task::Doctor { arguments } => run::doctor(&root, &arguments),
         Task::AsRoot { command } => run::as_root(&command),
     }
@@ -121,10 +120,7 @@ fn workspace_root() -> Result<PathBuf> {
     let xtask = env::var_os("CARGO_MANIFEST_DIR")
         .filter(|_| env::var_os("CARGO_PKG_NAME").is_some_and(|name| name == "xtask"))
         .unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    Path::new(&xtask)
-        .parent()
-        .map(Path::to_owned)
-        .context("xtask lies in no workspace")
+    Path::new(&xtask).parent().map(Path::to_owned).context("xtask lies in no workspace")
 }
 
 #[cfg(test)]
@@ -144,11 +140,7 @@ mod tests {
     }
 
     fn test_of(line: &str) -> Vec<OsString> {
-        let Task::Test {
-            arguments,
-            test_arguments,
-        } = parse(line)
-        else {
+        let Task::Test { arguments, test_arguments } = parse(line) else {
             panic!("not test");
         };
         with_test_arguments(arguments, test_arguments)
@@ -178,12 +170,9 @@ mod tests {
 
     #[test]
     fn test_passes_all_arguments_on() {
-        for arguments in [
-            "",
-            "orphan",
-            "-- --nocapture",
-            "--test e2e orphan -- --nocapture --exact",
-        ] {
+        for arguments in
+            ["", "orphan", "-- --nocapture", "--test e2e orphan -- --nocapture --exact"]
+        {
             assert_eq!(test_of(&format!("test {arguments}")), words(arguments));
         }
     }

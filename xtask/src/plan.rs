@@ -32,22 +32,13 @@ pub(crate) struct RustPair {
 
 /// In stable releases a recent Rust comes as rustc-web, in others as rustc.
 pub(crate) const RUST_PAIRS: [RustPair; 2] = [
-    RustPair {
-        compiler: "rustc-web",
-        core: "libstd-rust-web-dev-bpf",
-    },
-    RustPair {
-        compiler: "rustc",
-        core: "libstd-rust-dev-bpf",
-    },
+    RustPair { compiler: "rustc-web", core: "libstd-rust-web-dev-bpf" },
+    RustPair { compiler: "rustc", core: "libstd-rust-dev-bpf" },
 ];
 
 /// Programs that the tests run, which Debian packages under the same name, and why.
 pub(crate) const TOOLS: [(&str, &str); 3] = [
-    (
-        "python3",
-        "runs the example and the tests' leaking workloads",
-    ),
+    ("python3", "runs the example and the tests' leaking workloads"),
     ("gcc", "compiles the tests' workloads in C, and links Rust"),
     ("make", "runs a test's workload that must show no leak"),
 ];
@@ -61,10 +52,7 @@ pub(crate) struct Package {
 
 impl Package {
     pub(crate) fn new(name: impl Into<String>, why: &'static str) -> Self {
-        Self {
-            name: name.into(),
-            why,
-        }
+        Self { name: name.into(), why }
     }
 }
 
@@ -91,10 +79,7 @@ pub(crate) type Route = (Origin, Result<Plan, String>);
 
 /// Every way to a toolchain, best first.
 pub(crate) fn routes(host: &Host) -> Vec<Route> {
-    vec![
-        (Origin::Debian, debian(host)),
-        (Origin::Nightly, nightly(host)),
-    ]
+    vec![(Origin::Debian, debian(host)), (Origin::Nightly, nightly(host))]
 }
 
 fn debian(host: &Host) -> Result<Plan, String> {
@@ -104,11 +89,7 @@ fn debian(host: &Host) -> Result<Plan, String> {
     };
     let (linker, linker_packages) = linker(host, llvm)?;
     packages.extend(linker_packages);
-    Ok(Plan {
-        origin: Origin::Debian,
-        packages,
-        linker,
-    })
+    Ok(Plan { origin: Origin::Debian, packages, linker })
 }
 
 /// The first pair of packages that fits.
@@ -145,38 +126,26 @@ fn pair_problem(pair: &RustPair, apt: &Apt) -> Option<String> {
         return Some(format!("apt has no {compiler} with {core}"));
     };
     if !is_recent(version) {
-        return Some(format!(
-            "apt's {compiler} {version} is older than {}",
-            minimum()
-        ));
+        return Some(format!("apt's {compiler} {version} is older than {}", minimum()));
     }
     if version != core_version {
-        return Some(format!(
-            "apt's {compiler} {version} and {core} {core_version} do not fit"
-        ));
+        return Some(format!("apt's {compiler} {version} and {core} {core_version} do not fit"));
     }
     match apt.removals.get(*compiler).map(Vec::as_slice) {
         None => Some(format!("apt cannot install {compiler} with {core} here")),
         Some([]) => None,
-        Some(removals) => Some(format!(
-            "installing {compiler} would remove {}",
-            removals.join(" ")
-        )),
+        Some(removals) => {
+            Some(format!("installing {compiler} would remove {}", removals.join(" ")))
+        }
     }
 }
 
 fn nightly(host: &Host) -> Result<Plan, String> {
     if !host.rustup {
-        return Err(format!(
-            "rustup is not installed, which would bring {NIGHTLY}"
-        ));
+        return Err(format!("rustup is not installed, which would bring {NIGHTLY}"));
     }
     let (linker, packages) = linker(host, Some(NIGHTLY_LLVM))?;
-    Ok(Plan {
-        origin: Origin::Nightly,
-        packages,
-        linker,
-    })
+    Ok(Plan { origin: Origin::Nightly, packages, linker })
 }
 
 /// A linker for a compiler with LLVM `oldest`, where that is known yet.
@@ -192,10 +161,7 @@ fn linker(host: &Host, oldest: Option<u32>) -> Result<(Linker, Vec<Package>), St
             .filter(|major| usable(*major))
             .find(|major| apt.candidates.contains_key(&llvm_package(*major)));
         if let Some(major) = offered {
-            let llvm = Llvm {
-                major,
-                prefix: format!("/usr/lib/llvm-{major}").into(),
-            };
+            let llvm = Llvm { major, prefix: format!("/usr/lib/llvm-{major}").into() };
             let package = Package::new(llvm_package(major), "bpf-linker is built with it");
             return Ok((Linker::Build(llvm), vec![package]));
         }
@@ -285,40 +251,26 @@ mod tests {
     }
 
     fn llvm(major: u32) -> Llvm {
-        Llvm {
-            major,
-            prefix: format!("/usr/lib/llvm-{major}").into(),
-        }
+        Llvm { major, prefix: format!("/usr/lib/llvm-{major}").into() }
     }
 
     fn rustc(version: &str) -> Rustc {
-        Rustc {
-            version: format!("rustc {version} (ac68faa20 2026-05-25)"),
-            llvm: 22,
-        }
+        Rustc { version: format!("rustc {version} (ac68faa20 2026-05-25)"), llvm: 22 }
     }
 
     /// The plan that set-up would try first.
     fn chosen(host: &Host) -> Plan {
-        routes(host)
-            .into_iter()
-            .find_map(|(_, plan)| plan.ok())
-            .expect("no route")
+        routes(host).into_iter().find_map(|(_, plan)| plan.ok()).expect("no route")
     }
 
     fn names(plan: &Plan) -> Vec<&str> {
-        plan.packages
-            .iter()
-            .map(|package| package.name.as_str())
-            .collect()
+        plan.packages.iter().map(|package| package.name.as_str()).collect()
     }
 
     /// Why the route by `origin` is closed.
     fn reason(host: &Host, origin: Origin) -> String {
-        let (_, plan) = routes(host)
-            .into_iter()
-            .find(|(candidate, _)| *candidate == origin)
-            .unwrap();
+        let (_, plan) =
+            routes(host).into_iter().find(|(candidate, _)| *candidate == origin).unwrap();
         plan.unwrap_err()
     }
 
@@ -326,10 +278,7 @@ mod tests {
     fn fresh_bookworm_takes_debian_packages_and_builds_the_linker() {
         let plan = chosen(&bookworm());
         assert_eq!(plan.origin, Origin::Debian);
-        assert_eq!(
-            names(&plan),
-            ["rustc-web", "libstd-rust-web-dev-bpf", "llvm-22-dev"]
-        );
+        assert_eq!(names(&plan), ["rustc-web", "libstd-rust-web-dev-bpf", "llvm-22-dev"]);
         assert_eq!(plan.linker, Linker::Build(llvm(22)));
     }
 
@@ -348,15 +297,10 @@ mod tests {
 
     #[test]
     fn compiler_of_the_user_is_never_removed() {
-        let mut host = Host {
-            rustup: true,
-            ..bookworm()
-        };
+        let mut host = Host { rustup: true, ..bookworm() };
         if let Some(apt) = &mut host.apt {
-            apt.removals.insert(
-                "rustc-web".to_owned(),
-                vec!["cargo".to_owned(), "rustc".to_owned()],
-            );
+            apt.removals
+                .insert("rustc-web".to_owned(), vec!["cargo".to_owned(), "rustc".to_owned()]);
         }
         let plan = chosen(&host);
         assert_eq!(plan.origin, Origin::Nightly);
@@ -368,10 +312,7 @@ mod tests {
     #[test]
     fn later_debian_takes_its_plain_rustc() {
         let mut host = bookworm();
-        let pair = [
-            ("rustc", "1.97.0+dfsg1-1"),
-            ("libstd-rust-dev-bpf", "1.97.0+dfsg1-1"),
-        ];
+        let pair = [("rustc", "1.97.0+dfsg1-1"), ("libstd-rust-dev-bpf", "1.97.0+dfsg1-1")];
         host.apt = Some(Apt {
             candidates: pair
                 .into_iter()
@@ -381,10 +322,7 @@ mod tests {
             removals: [("rustc".to_owned(), Vec::new())].into(),
         });
         let plan = chosen(&host);
-        assert_eq!(
-            names(&plan),
-            ["rustc", "libstd-rust-dev-bpf", "llvm-23-dev"]
-        );
+        assert_eq!(names(&plan), ["rustc", "libstd-rust-dev-bpf", "llvm-23-dev"]);
         assert_eq!(plan.linker, Linker::Build(llvm(23)));
     }
 
@@ -393,33 +331,21 @@ mod tests {
         let mut host = bookworm();
         let mut offer = |compiler: &str, core: &str| {
             if let Some(apt) = &mut host.apt {
-                apt.candidates
-                    .insert("rustc-web".to_owned(), compiler.to_owned());
-                apt.candidates
-                    .insert("libstd-rust-web-dev-bpf".to_owned(), core.to_owned());
+                apt.candidates.insert("rustc-web".to_owned(), compiler.to_owned());
+                apt.candidates.insert("libstd-rust-web-dev-bpf".to_owned(), core.to_owned());
             }
             reason(&host, Origin::Debian)
         };
         let old = offer("1.85.0+dfsg3-1~deb12u3", "1.85.0+dfsg3-1~deb12u3");
-        assert!(
-            old.contains("1.85.0+dfsg3-1~deb12u3 is older than"),
-            "{old}"
-        );
+        assert!(old.contains("1.85.0+dfsg3-1~deb12u3 is older than"), "{old}");
         let mismatch = offer("1.97.0+dfsg1-1", BOOKWORM);
         assert!(mismatch.contains("do not fit"), "{mismatch}");
     }
 
     #[test]
     fn fedora_builds_with_nightly_and_its_own_llvm() {
-        let fedora = Llvm {
-            major: 22,
-            prefix: "/usr/lib64/llvm22".into(),
-        };
-        let host = Host {
-            rustup: true,
-            llvm: vec![fedora.clone()],
-            ..bare()
-        };
+        let fedora = Llvm { major: 22, prefix: "/usr/lib64/llvm22".into() };
+        let host = Host { rustup: true, llvm: vec![fedora.clone()], ..bare() };
         let plan = chosen(&host);
         assert_eq!(plan.origin, Origin::Nightly);
         assert_eq!(plan.linker, Linker::Build(fedora));
@@ -428,22 +354,14 @@ mod tests {
     #[test]
     fn ready_linker_serves_where_no_llvm_can_be_had() {
         let ready = PathBuf::from("/opt/bin/bpf-linker");
-        let host = Host {
-            rustup: true,
-            linker: Some(ready.clone()),
-            ..bare()
-        };
+        let host = Host { rustup: true, linker: Some(ready.clone()), ..bare() };
         assert_eq!(chosen(&host).linker, Linker::Ready(ready));
     }
 
     #[test]
     fn linker_is_never_older_than_the_compiler() {
-        let host = Host {
-            rustup: true,
-            bpf_rustc: Some(rustc("1.96.0")),
-            llvm: vec![llvm(21)],
-            ..bare()
-        };
+        let host =
+            Host { rustup: true, bpf_rustc: Some(rustc("1.96.0")), llvm: vec![llvm(21)], ..bare() };
         for origin in [Origin::Debian, Origin::Nightly] {
             let reason = reason(&host, origin);
             assert!(reason.contains("no LLVM 22 or 23"), "{reason}");
@@ -452,10 +370,7 @@ mod tests {
 
     #[test]
     fn without_root_the_missing_packages_close_the_route() {
-        let host = Host {
-            root: Root::No,
-            ..bookworm()
-        };
+        let host = Host { root: Root::No, ..bookworm() };
         let debian = reason(&host, Origin::Debian);
         assert!(debian.contains("needs root or sudo"), "{debian}");
         let nightly = reason(&host, Origin::Nightly);
@@ -464,10 +379,7 @@ mod tests {
 
     #[test]
     fn sudo_serves_as_well_as_root() {
-        let host = Host {
-            root: Root::Sudo,
-            ..bookworm()
-        };
+        let host = Host { root: Root::Sudo, ..bookworm() };
         assert_eq!(chosen(&host), chosen(&bookworm()));
     }
 

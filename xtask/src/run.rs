@@ -71,9 +71,7 @@ pub(crate) fn split(
 }
 
 fn starts_with_option(words: &[OsString]) -> bool {
-    words
-        .first()
-        .is_some_and(|word| word.as_encoded_bytes().starts_with(b"-"))
+    words.first().is_some_and(|word| word.as_encoded_bytes().starts_with(b"-"))
 }
 
 /// The user who asked, for `tracer run --user`.

@@ -59,9 +59,8 @@ fn take_first(routes: Vec<Route>, as_root: Root, root: &Path) -> Result<Toolchai
             Origin::Debian => "the distribution's rustc with a core library for BPF",
             Origin::Nightly => "a nightly Rust from rustup",
         };
-        let outcome = plan
-            .map_err(|reason| anyhow!(reason))
-            .and_then(|plan| follow(&plan, as_root, root));
+        let outcome =
+            plan.map_err(|reason| anyhow!(reason)).and_then(|plan| follow(&plan, as_root, root));
         match outcome {
             Ok(toolchain) => return Ok(toolchain),
             Err(failure) => failures.push(format!("  - {name}: {failure:#}")),
@@ -76,11 +75,7 @@ fn take_first(routes: Vec<Route>, as_root: Root, root: &Path) -> Result<Toolchai
 
 /// Installs what `plan` says.
 fn follow(plan: &Plan, as_root: Root, root: &Path) -> Result<Toolchain> {
-    let Plan {
-        origin,
-        packages,
-        linker,
-    } = plan;
+    let Plan { origin, packages, linker } = plan;
     install_packages(packages, as_root)?;
     let (rustc, cargo, cargo_args) = match origin {
         Origin::Debian => (PathBuf::from(SYSTEM_RUSTC), None, Vec::new()),
@@ -181,9 +176,7 @@ fn install_nightly() -> Result<(PathBuf, PathBuf)> {
     let has_sources = which("rustc")
         .and_then(|rustc| output_of(Command::new(rustc).args(["--print", "sysroot"])))
         .is_some_and(|sysroot| {
-            Path::new(sysroot.trim())
-                .join("lib/rustlib/src/rust/library/core")
-                .exists()
+            Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core").exists()
         });
     if !has_sources {
         eprintln!(
@@ -288,9 +281,7 @@ mod tests {
             (Origin::Debian, Err("there is no apt".to_owned())),
             (Origin::Nightly, Err("rustup is not installed".to_owned())),
         ];
-        let error = take_first(routes, Root::No, Path::new("/nowhere"))
-            .unwrap_err()
-            .to_string();
+        let error = take_first(routes, Root::No, Path::new("/nowhere")).unwrap_err().to_string();
         assert!(error.contains("there is no apt"), "{error}");
         assert!(error.contains("rustup is not installed"), "{error}");
         assert!(error.contains("cargo xtask setup"), "{error}");
