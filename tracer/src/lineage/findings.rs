@@ -26,6 +26,8 @@ pub(crate) struct Record {
     pub(crate) adopters: bool,
     /// An adopter reaped it.
     pub(crate) gone_at: Option<Nanos>,
+    /// The adopter died without having reaped it: nobody put it right.
+    abandoned: bool,
     /// What was seen when it was looked at.
     pub(crate) observation: Option<Rc<Observation>>,
     /// It never came to be: an orphan that nobody adopted before it died.
@@ -95,9 +97,20 @@ impl Findings {
     pub(crate) fn adopter_reaped(&mut self, id: ProcessId, at: Nanos) {
         if let Some(record) = self.get_mut(id, FindingKind::Zombie) {
             record.gone_at.get_or_insert(at);
-            if record.adopters {
+            if record.adopters && !record.abandoned {
                 record.state = FindingState::Resolved(at);
             }
+        }
+    }
+
+    /// The adopter of a zombie died without having reaped it. Whoever reaps it now, as the kernel
+    /// does in the name of a dying namespace's init, puts nothing right.
+    pub(crate) fn abandon(&mut self, id: ProcessId) {
+        if let Some(record) = self.get_mut(id, FindingKind::Zombie)
+            && record.adopters
+        {
+            record.abandoned = true;
+            record.state = FindingState::Open;
         }
     }
 
@@ -137,6 +150,7 @@ impl Lineage {
             adopter_at_death: None,
             adopters: false,
             gone_at: None,
+            abandoned: false,
             observation: None,
             void: false,
         });

@@ -394,7 +394,11 @@ impl Lineage {
         waits: tracer_common::WaitCounts,
     ) {
         let Some(entry) = self.table.get_mut(id) else { return };
-        if parent != entry.first_parent || matches!(entry.reap, Reap::Left(_)) {
+        if parent != entry.first_parent {
+            self.findings.abandon(id);
+            return;
+        }
+        if matches!(entry.reap, Reap::Left(_)) {
             return;
         }
         let Some(end) = entry.end else { return };

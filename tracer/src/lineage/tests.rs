@@ -310,6 +310,25 @@ fn an_adopter_that_does_not_reap_is_blamed_after_its_own_time() {
 }
 
 #[test]
+fn an_adopter_that_dies_with_its_zombies_put_nothing_right() {
+    for abandoned in [true, false] {
+        let config = Config { init_zombie_after: Duration::from_secs(3), ..Config::default() };
+        let mut world = World::new(config);
+        world.at(10).fork(ROOT, 101).at(11).fork(101, 102).at(12).fork(102, 103);
+        world.at(20).exit(102, 101).seen(103, 'S', 101).until(30).free(102);
+        world.at(50).exit(103, 101).until(4000);
+        if abandoned {
+            world.unreaped(103, 101, never());
+        }
+        world.exit(101, ROOT).at(4010).free(103).free(101).exit(ROOT, TRACER);
+        let outcome = world.outcome();
+        let zombie = only(&outcome, FindingKind::Zombie);
+        assert_eq!(zombie.cause.code, CauseCode::InitDoesNotReap);
+        assert_eq!(zombie.state == FindingState::Open, abandoned);
+    }
+}
+
+#[test]
 fn waits_for_others_only_are_told_from_no_waits_and_given_up_waits() {
     let cases = [
         (WaitCounts { others: 3, last_other: 77, ..never() }, CauseCode::ParentWaitsForOthers),
