@@ -218,3 +218,32 @@ fn adopter_has_thirty_seconds_by_default() {
     finished.expect_clean();
     assert_eq!(finished.findings_of("zombie").len(), 0, "{finished:#}");
 }
+
+#[test]
+fn wait_for_any_child_is_told_from_waits_for_others() {
+    // Waits once, too early, in each of the two ways; then lets the child stand.
+    for wait in ["os.waitpid(-1, os.WNOHANG)", "os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)"] {
+        let script = format!(
+            "import os, select\n\
+             release, hold = os.pipe()\n\
+             child = os.fork()\n\
+             if child == 0: os.close(hold); os.read(release, 1); os._exit(0)\n\
+             {wait}\n\
+             death = os.pidfd_open(child)\n\
+             os.close(hold)\n\
+             select.select([death], [], [])\n\
+             select.select([], [], [], 0.6)\n\
+             os._exit(0)"
+        );
+        let run = Run::command([
+            tracer_tests::binary::python().as_os_str(),
+            "-c".as_ref(),
+            script.as_ref(),
+        ]);
+        let finished = run.zombie_after("200ms").finish();
+        finished.expect_leak();
+        let waits = finished.report["findings"][0]["parent"]["waits"].clone();
+        assert_eq!((&waits["any"], &waits["others"]), (&1.into(), &0.into()), "{wait}");
+        assert_eq!(finished.report["findings"][0]["cause"]["code"], "parent_stopped_waiting");
+    }
+}

@@ -36,6 +36,9 @@ pub struct Proc {
     pub signal_at: u64,
     /// `start_boottime` of [`Proc::sender`].
     pub sender_start: u64,
+    /// The waiter's [`Proc::exec_at`] when [`Proc::waited_for`] was counted: what it waited for
+    /// before says nothing about the program that it is now.
+    pub waited_for_exec: u64,
     /// The process that called fork.
     pub forker: u32,
     /// Its parent at fork, and at death from then.
@@ -91,7 +94,12 @@ impl Proc {
         let (any_before, specific_before) =
             if execed { (0, 0) } else { (self.parent_waits_any, self.parent_waits_specific) };
         let specific = parent.waits_specific.saturating_sub(specific_before);
-        let others = specific.saturating_sub(self.waited_for);
+        let (waited_for, waited_for_at_death) = if self.waited_for_exec == parent.exec_at {
+            (self.waited_for, self.waited_for_at_death)
+        } else {
+            (0, 0)
+        };
+        let others = specific.saturating_sub(waited_for);
         let dead_any =
             if parent.exec_at > self.exit_at { 0 } else { self.parent_waits_any_at_death };
         let after_death = if self.exit_at == 0 {
@@ -100,11 +108,11 @@ impl Proc {
             parent
                 .waits_any
                 .saturating_sub(dead_any)
-                .saturating_add(self.waited_for.saturating_sub(self.waited_for_at_death))
+                .saturating_add(waited_for.saturating_sub(waited_for_at_death))
         };
         WaitCounts {
             any: parent.waits_any.saturating_sub(any_before),
-            this_child: self.waited_for,
+            this_child: waited_for,
             others,
             last_other: if others == 0 { 0 } else { parent.last_wait },
             after_death,

@@ -95,6 +95,10 @@ pub const EXEC_EXE_TRUNCATED: u16 = 4;
 /// lack of an [`UnreapedRecord`] proves nothing about the rest.
 pub const EXIT_CHILDREN_UNCOUNTED: u16 = 1;
 
+/// [`UnreapedRecord`]: the child had passed its exit hook but was no zombie yet, so it may still be
+/// reaped by itself because its parent ignores SIGCHLD.
+pub const UNREAPED_NOT_YET: u16 = 1;
+
 /// A thread group was created. Sent before it runs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -174,7 +178,7 @@ pub struct SignalRecord {
     pub header: Header,
     /// `start_boottime` of the sender.
     pub sender_start: u64,
-    /// Who sent it.
+    /// Who sent it; 0: the kernel or a timer, after a process had sent one before.
     pub sender: u32,
     /// Its number.
     pub signal: u32,

@@ -31,7 +31,7 @@ use aya_log_ebpf::debug;
 use tracer_common::{
     EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_EXE_TRUNCATED, EXIT_CHILDREN_UNCOUNTED,
     ExecRecord, ExitRecord, FORK_ROOT, ForkRecord, MAX_ARGS, MAX_EXE, PROC_CHILDREN_UNCOUNTED,
-    PROC_OOM, PROC_ROOT, PROC_UNREAPED, Proc, RecordKind, ReleaseRecord, SignalRecord,
+    PROC_OOM, PROC_ROOT, PROC_UNREAPED, RecordKind, ReleaseRecord, SignalRecord, UNREAPED_NOT_YET,
     UnreapedRecord,
 };
 
@@ -56,7 +56,13 @@ fn tracer_fork(ctx: BtfTracePointContext) -> i32 {
     if child.pid() != pid {
         return 0;
     }
+    // Every pointer is followed before the first branch, though most forks are none of ours: for
+    // each pointer that a program follows, the verifier of 6.x searches the kernel's types by name,
+    // a millisecond on every path that leads there (`btf_nested_type_is_trusted()`).
     let forker = current.group();
+    let parent = child.real_parent().group();
+    let cgroup = child.cgroup();
+    let level = child.level();
     let mut flags = 0;
     let (entry, invocation) = match procs::find(forker) {
         Some(entry) => (Some(entry), get!(entry, invocation)),
@@ -72,31 +78,27 @@ fn tracer_fork(ctx: BtfTracePointContext) -> i32 {
         }
     };
     let group = Group { pid, start: child.start() };
-    let parent = child.real_parent().group();
     let parent_entry = if parent.pid == forker.pid { entry } else { procs::find(parent) };
     let (waits_any, waits_specific) = match parent_entry {
         Some(parent) => (get!(parent, waits_any), get!(parent, waits_specific)),
         None => (0, 0),
     };
-    let inner = child.inner_pids(procs::tracer_level());
-    let cgroup = child.cgroup();
-    let value = Proc {
-        start: group.start,
-        forker_start: forker.start,
-        parent_start: parent.start,
-        cgroup,
-        forker: forker.pid,
-        parent: parent.pid,
-        invocation,
-        flags,
-        local_pid: inner.local,
-        namespace_pid: inner.innermost,
-        namespace_level: inner.level,
-        parent_waits_any: waits_any,
-        parent_waits_specific: waits_specific,
-        ..EMPTY
-    };
-    if procs::insert(pid, &value)
+    let inner = child.inner_pids(level, procs::tracer_level());
+    let mut value = procs::Blank::new();
+    set!(value, start, group.start);
+    set!(value, forker_start, forker.start);
+    set!(value, parent_start, parent.start);
+    set!(value, cgroup, cgroup);
+    set!(value, forker, forker.pid);
+    set!(value, parent, parent.pid);
+    set!(value, invocation, invocation);
+    set!(value, flags, flags);
+    set!(value, local_pid, inner.local);
+    set!(value, namespace_pid, inner.innermost);
+    set!(value, namespace_level, inner.level);
+    set!(value, parent_waits_any, waits_any);
+    set!(value, parent_waits_specific, waits_specific);
+    if procs::insert(pid, value.as_ref())
         && let Some(entry) = entry
     {
         add!(entry, children, 1);
@@ -199,16 +201,20 @@ fn tracer_exec(ctx: BtfTracePointContext) -> i32 {
 fn tracer_exit(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint's argument.
     let current = unsafe { Task::new(ctx.arg(0)) };
-    let group = current.group();
+    // Before the first branch, see `tracer_fork`.
+    let leader = current.leader();
+    let group = Group { pid: current.tgid(), start: leader.start() };
+    let parent = leader.real_parent().group();
+    let ending = current.ending(leader);
     let Some(entry) = procs::find(group) else { return 0 };
     let group_is_dead = if setting!(exit_has_group_dead) != 0 {
         ctx.arg::<u64>(1) as u8 != 0
     } else {
         // Several threads may see it at 0 when they exit together: the record is then sent more
         // than once, and the last has the final status.
-        current.live_threads() == 0
+        ending.live == 0
     };
-    if group_is_dead || current.group_is_exiting() {
+    if group_is_dead || ending.is_whole_group() {
         if get!(entry, ending) == 0 {
             add!(entry, ending, 1);
         }
@@ -219,7 +225,7 @@ fn tracer_exit(ctx: BtfTracePointContext) -> i32 {
     }
     // A leader that gets here after the last thread has only now its exit code.
     if group_is_dead || (get!(entry, exit_at) != 0 && current.pid() == group.pid) {
-        died(&ctx, current, group, entry);
+        died(&ctx, group, parent, ending.status(), entry);
     }
     0
 }
@@ -275,30 +281,33 @@ fn report_if_unreaped(child: PlainTask, parent: Group) {
     /// `include/linux/sched.h`: somebody is reaping it.
     const EXIT_DEAD: u32 = 0x10;
     let group = Group { pid: child.tgid(), start: child.start() };
+    let state = child.exit_state();
     if let Some(entry) = procs::find(group)
         && get!(entry, exit_at) != 0
-        && child.exit_state() & EXIT_DEAD == 0
+        && state & EXIT_DEAD == 0
     {
-        unreaped(group, parent);
+        unreaped(group, parent, if state == 0 { UNREAPED_NOT_YET } else { 0 });
     }
 }
 
 /// Marks and reports a child that its dying parent has not reaped.
 #[inline(always)]
-fn unreaped(child: Group, parent: Group) {
-    tracer_report_unreaped(child.pid.into(), child.start, parent.pid.into(), parent.start);
+fn unreaped(child: Group, parent: Group, flags: u16) {
+    let child_and_flags = u64::from(child.pid) | u64::from(flags) << 32;
+    tracer_report_unreaped(child_and_flags, child.start, parent.pid.into(), parent.start);
 }
 
 /// See [`unreaped`]. A global function, see [`tracer_visit_children`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tracer_report_unreaped(
-    child_pid: u64,
+    child_and_flags: u64,
     child_start: u64,
     parent_pid: u64,
     parent_start: u64,
 ) -> u64 {
-    let child = Group { pid: child_pid as u32, start: child_start };
+    let child = Group { pid: child_and_flags as u32, start: child_start };
+    let flags = (child_and_flags >> 32) as u16;
     let parent = Group { pid: parent_pid as u32, start: parent_start };
     let (Some(entry), Some(parent_entry)) = (procs::find(child), procs::find(parent)) else {
         return 0;
@@ -309,7 +318,7 @@ extern "C" fn tracer_report_unreaped(
     send(
         RecordKind::Unreaped,
         UnreapedRecord {
-            header: header(RecordKind::Unreaped, child, now(), 0),
+            header: header(RecordKind::Unreaped, child, now(), flags),
             parent_start: parent.start,
             parent: parent.pid,
             waits,
@@ -320,10 +329,8 @@ extern "C" fn tracer_report_unreaped(
 
 /// The whole group is dead.
 #[inline(always)]
-fn died(ctx: &BtfTracePointContext, current: Task, group: Group, entry: Entry) {
+fn died(ctx: &BtfTracePointContext, group: Group, parent: Group, status: u32, entry: Entry) {
     let at = now();
-    let parent = current.leader().real_parent().group();
-    let status = current.exit_status();
     set!(entry, status, status);
     set!(entry, parent, parent.pid);
     set!(entry, parent_start, parent.start);
@@ -354,7 +361,7 @@ fn died(ctx: &BtfTracePointContext, current: Task, group: Group, entry: Entry) {
     if let Some(parent_entry) = parent_entry
         && get!(parent_entry, ending) != 0
     {
-        unreaped(group, parent);
+        unreaped(group, parent, UNREAPED_NOT_YET);
     }
     if setting!(log) != 0 {
         debug!(ctx, "exit {} status {}", group.pid, status);
@@ -390,17 +397,25 @@ fn tracer_wait(ctx: BtfTracePointContext) -> i32 {
     if get!(entry, exit_at) != 0 {
         return 0;
     }
+    // Null stands for any child. Tested twice: some verifiers demand the test before the address
+    // is used, and 6.18's takes this pointer for never null and drops the branch; there null reads
+    // as number 0.
     let pid: *const u8 = ctx.arg(0);
-    if pid.is_null() {
+    let number = if pid.is_null() { 0 } else { task::pid_number(pid) };
+    if number == 0 {
         add!(entry, waits_any, 1);
         return 0;
     }
-    let number = task::pid_number(pid);
     add!(entry, waits_specific, 1);
     set!(entry, last_wait, number);
     if let Some(target) = procs::lookup(number)
         && get!(target, parent) == waiter
     {
+        let program = get!(entry, exec_at);
+        if get!(target, waited_for_exec) != program {
+            set!(target, waited_for_exec, program);
+            set!(target, waited_for, 0);
+        }
         add!(target, waited_for, 1);
     }
     0
@@ -432,7 +447,17 @@ fn tracer_signal(ctx: BtfTracePointContext) -> i32 {
     set!(entry, signal, signal);
     set!(entry, signal_at, at);
     if !sent_by_a_process(ctx.arg::<u64>(1)) {
-        set!(entry, sender, 0);
+        // Only to take back what was said before: timers may be frequent.
+        if get!(entry, sender) != 0 {
+            set!(entry, sender, 0);
+            let header = header(RecordKind::Signal, group, at, 0);
+            let nobody = (0, 0, [0; 16]);
+            let (sender_start, sender, sender_name) = nobody;
+            send(
+                RecordKind::Signal,
+                SignalRecord { header, sender_start, sender, signal, sender_name },
+            );
+        }
         return 0;
     }
     let current = PlainTask::current();
@@ -461,7 +486,7 @@ fn tracer_signal(ctx: BtfTracePointContext) -> i32 {
 fn ends_a_process(signal: u32) -> bool {
     const SPARED: u64 =
         1 << 17 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 22 | 1 << 23 | 1 << 28;
-    signal < 64 && SPARED & (1 << signal) == 0
+    signal == 64 || (signal < 64 && SPARED & (1 << signal) == 0)
 }
 
 /// Whether `current` sent the signal, rather than a timer or the kernel on whatever task ran.
@@ -534,39 +559,6 @@ fn tracer_release(ctx: FEntryContext) -> i32 {
     );
     0
 }
-
-/// A `Proc` of zeros, to name only what is known.
-const EMPTY: Proc = Proc {
-    start: 0,
-    exit_at: 0,
-    exec_at: 0,
-    forker_start: 0,
-    parent_start: 0,
-    cgroup: 0,
-    signal_at: 0,
-    sender_start: 0,
-    forker: 0,
-    parent: 0,
-    invocation: 0,
-    flags: 0,
-    status: 0,
-    children: 0,
-    local_pid: 0,
-    namespace_pid: 0,
-    namespace_level: 0,
-    waits_any: 0,
-    waits_specific: 0,
-    last_wait: 0,
-    parent_waits_any: 0,
-    parent_waits_specific: 0,
-    parent_waits_any_at_death: 0,
-    waited_for: 0,
-    waited_for_at_death: 0,
-    signal: 0,
-    sender: 0,
-    ending: 0,
-    sender_name: [0; 16],
-};
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -26,11 +26,44 @@ static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 
 /// How many tombstones above a freed process are removed at once. The rest goes with the next
 /// process freed below them, or when user space walks the map.
-const CASCADE: u32 = 8;
+const CASCADE: u32 = 64;
 
 /// An entry of `PROCS`, valid as long as its start time is the one that was asked for.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry(*mut Proc);
+
+/// A value of zeros on the stack, to be filled like an entry.
+///
+/// Written word by word: of a literal LLVM makes a call to `memset`, which on this target is a
+/// loop over bytes.
+pub(crate) struct Blank([u64; size_of::<Proc>() / 8]);
+
+impl Blank {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        let mut words = core::mem::MaybeUninit::<Self>::uninit();
+        let first = words.as_mut_ptr().cast::<u64>();
+        let mut index = 0;
+        while index < size_of::<Proc>() / 8 {
+            // SAFETY: within the array.
+            unsafe { first.add(index).write_volatile(0) };
+            index += 1;
+        }
+        // SAFETY: every word was written.
+        unsafe { words.assume_init() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn as_ptr(&mut self) -> *mut Proc {
+        (&raw mut self.0).cast()
+    }
+
+    #[inline(always)]
+    pub(crate) fn as_ref(&self) -> &Proc {
+        // SAFETY: of the same size, aligned to 8, and integers only.
+        unsafe { &*(&raw const self.0).cast::<Proc>() }
+    }
+}
 
 /// Reads a field of an entry.
 macro_rules! get {

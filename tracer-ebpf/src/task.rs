@@ -115,6 +115,30 @@ pub(crate) fn peek<T: Copy>(address: usize) -> T {
 #[derive(Clone, Copy)]
 pub(crate) struct Task(*const u8);
 
+/// How a thread group ends.
+#[derive(Clone, Copy)]
+pub(crate) struct Ending {
+    /// Threads that have not begun to exit.
+    pub(crate) live: u32,
+    flags: u32,
+    group_exit_code: u32,
+    leader_exit_code: u32,
+}
+
+impl Ending {
+    /// Whether the group exits as a whole: no thread of it will wait for anyone again.
+    #[inline(always)]
+    pub(crate) fn is_whole_group(self) -> bool {
+        self.flags & SIGNAL_GROUP_EXIT != 0
+    }
+
+    /// The status as `wait_task_zombie()` reports it (`kernel/exit.c`).
+    #[inline(always)]
+    pub(crate) fn status(self) -> u32 {
+        if self.is_whole_group() { self.group_exit_code } else { self.leader_exit_code }
+    }
+}
+
 /// A thread group: pid in the initial namespace and start, as in `tracer::lineage::ProcessId`.
 #[derive(Clone, Copy)]
 pub(crate) struct Group {
@@ -173,36 +197,20 @@ impl Task {
         Group { pid: self.tgid(), start: self.leader().start() }
     }
 
-    /// `task->signal->live`: threads that have not begun to exit.
+    /// How its group ends; `leader` is its own leader.
     #[inline(always)]
-    pub(crate) fn live_threads(self) -> u32 {
+    pub(crate) fn ending(self, leader: Self) -> Ending {
         // SAFETY: a task_struct, see `new`; a task at its exit tracepoint still has its signal.
         let signal: *const u8 = unsafe { load(self.0, offset!(task_signal)) };
-        // SAFETY: a signal_struct, by the field's type.
-        unsafe { load(signal, offset!(signal_live)) }
-    }
-
-    /// Whether the whole group is on its way out: no thread of it will wait for anyone again.
-    #[inline(always)]
-    pub(crate) fn group_is_exiting(self) -> bool {
-        // SAFETY: a task_struct, see `new`.
-        let signal: *const u8 = unsafe { load(self.0, offset!(task_signal)) };
-        // SAFETY: a signal_struct, by the field's type.
-        let flags: u32 = unsafe { load(signal, offset!(signal_flags)) };
-        flags & SIGNAL_GROUP_EXIT != 0
-    }
-
-    /// The status as `wait_task_zombie()` reports it (`kernel/exit.c`).
-    #[inline(always)]
-    pub(crate) fn exit_status(self) -> u32 {
-        if self.group_is_exiting() {
-            // SAFETY: a task_struct, see `new`.
-            let signal: *const u8 = unsafe { load(self.0, offset!(task_signal)) };
+        Ending {
             // SAFETY: a signal_struct, by the field's type.
-            unsafe { load(signal, offset!(signal_group_exit_code)) }
-        } else {
-            // SAFETY: a task_struct, see `new`.
-            unsafe { load(self.leader().0, offset!(task_exit_code)) }
+            live: unsafe { load(signal, offset!(signal_live)) },
+            // SAFETY: a signal_struct, by the field's type.
+            flags: unsafe { load(signal, offset!(signal_flags)) },
+            // SAFETY: a signal_struct, by the field's type.
+            group_exit_code: unsafe { load(signal, offset!(signal_group_exit_code)) },
+            // SAFETY: a task_struct, by the field's type.
+            leader_exit_code: unsafe { load(leader.0, offset!(task_exit_code)) },
         }
     }
 
@@ -231,18 +239,19 @@ impl Task {
         (start, end)
     }
 
+    /// Depth of its PID namespace; 0 is the initial one.
     #[inline(always)]
-    fn level(self) -> u32 {
+    pub(crate) fn level(self) -> u32 {
         // SAFETY: a task_struct, see `new`.
         let pid: *const u8 = unsafe { load(self.0, offset!(task_thread_pid)) };
         // SAFETY: a struct pid, by the field's type.
         unsafe { load(pid, offset!(pid_level)) }
     }
 
-    /// Its pids below the initial namespace. `tracer_level` is [`tracer_common::Control`]'s.
+    /// Its pids below the initial namespace. `level` is its own [`Task::level`], `tracer_level`
+    /// that of [`tracer_common::Control`].
     #[inline(always)]
-    pub(crate) fn inner_pids(self, tracer_level: u32) -> InnerPids {
-        let level = self.level();
+    pub(crate) fn inner_pids(self, level: u32, tracer_level: u32) -> InnerPids {
         let host = self.tgid();
         if level == 0 {
             let local = if tracer_level <= 1 { host } else { 0 };

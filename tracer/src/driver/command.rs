@@ -7,10 +7,11 @@ use std::{
     process,
 };
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
+use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpgrp, kill_process, wait};
 use thiserror::Error;
 
-use super::signals::SignalMask;
+use super::signals::SignalState;
+use crate::lineage::ExitStatus;
 
 /// Why COMMAND did not run, or could not be handled.
 #[derive(Debug, Error)]
@@ -112,7 +113,7 @@ impl Command {
     pub(super) fn spawn(
         line: &[OsString],
         user: Option<&User>,
-        mask: SignalMask,
+        state: SignalState,
     ) -> Result<Self, CommandError> {
         let Some((program, args)) = line.split_first() else {
             return Err(CommandError::NotFound(OsString::new()));
@@ -124,9 +125,9 @@ impl Command {
             if let Some(user) = &user {
                 user.become_it()?;
             }
-            mask.restore()
+            state.restore()
         };
-        // SAFETY: see `User::become_it`; restoring the mask is async-signal-safe.
+        // SAFETY: see `User::become_it`; restoring signals is async-signal-safe.
         unsafe { command.pre_exec(prepare) };
         let child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => CommandError::NotFound(program.clone()),
@@ -139,6 +140,18 @@ impl Command {
     /// Its status, once it has ended.
     pub(super) fn status(&self) -> Option<i32> {
         self.status
+    }
+
+    /// Whether this signal ended it.
+    pub(super) fn was_ended_by(&self, signal: u8) -> bool {
+        self.status.is_some_and(|status| {
+            ExitStatus::from_wait_status(status.cast_unsigned()) == ExitStatus::Signal(signal)
+        })
+    }
+
+    /// Whether it still is in the tracer's process group, where the terminal's signals reach it.
+    pub(super) fn is_in_own_group(&self) -> bool {
+        getpgid(Some(self.pid)).is_ok_and(|group| group == getpgrp())
     }
 
     /// Reaps every child that has ended, COMMAND or not: as PID 1 of a container, and for what

@@ -16,6 +16,7 @@ use std::{ffi::OsString, time::Duration};
 
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
+use tracer_common::RecordKind;
 
 pub use command::{CommandError, User, UserError};
 pub use signals::SignalError;
@@ -127,6 +128,7 @@ pub async fn run(mut probes: Probes, options: &RunOptions) -> Result<Settled, Ru
         damaged: 0,
         forwarded_at: Nanos(0),
         interrupted: None,
+        echoed: false,
     };
     driver.watch(signals).await?;
     driver.finish().await
@@ -161,6 +163,8 @@ struct Driver {
     /// When a signal was last passed on to COMMAND.
     forwarded_at: Nanos,
     interrupted: Option<u8>,
+    /// The signal that ended COMMAND has arrived here too.
+    echoed: bool,
 }
 
 impl Driver {
@@ -266,11 +270,20 @@ impl Driver {
     async fn recover(&mut self) -> Result<(), RunError> {
         let at = self.clock.now();
         let processes = self.probes.procs().walk()?;
-        let Counts { tracked, dropped, failed, .. } = self.probes.counts()?;
+        let Counts { tracked, dropped, failed, dropped_by_kind } = self.probes.counts()?;
+        let unreaped = RecordKind::ALL.iter().position(|&kind| kind == RecordKind::Unreaped);
+        let dropped_unreaped = unreaped.map_or(0, |place| dropped_by_kind[place]);
         // Whatever the walk may have missed because it came or went meanwhile is in the ring.
         self.catch_up().await?;
         let dropped = dropped + self.damaged;
-        self.lineage.handle(Event::Recovered { at, processes, tracked, dropped, failed });
+        self.lineage.handle(Event::Recovered {
+            at,
+            processes,
+            tracked,
+            dropped,
+            dropped_unreaped,
+            failed,
+        });
         Ok(())
     }
 
@@ -302,6 +315,11 @@ impl Driver {
                 }
             }
             Delivery::Pass { signal, from_terminal } => {
+                if self.command.was_ended_by(signal) && !self.echoed {
+                    // The same key press or call ended COMMAND.
+                    self.echoed = true;
+                    return Ok(());
+                }
                 if self.command.status().is_some() {
                     // Nobody to pass it on to: whoever sent it wants the verdict now.
                     self.interrupted = Some(signal);
@@ -310,7 +328,12 @@ impl Driver {
                     return Ok(());
                 }
                 self.catch_up().await?;
-                if !from_terminal && !self.reached_command(signal) {
+                let reached = if from_terminal {
+                    self.command.is_in_own_group()
+                } else {
+                    self.reached_command(signal)
+                };
+                if !reached {
                     self.command.signal(signal)?;
                 }
                 self.forwarded_at = self.clock.now();

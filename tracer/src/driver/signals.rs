@@ -39,25 +39,30 @@ pub(super) enum Delivery {
 #[derive(Debug)]
 pub(super) struct Signals {
     fd: AsyncFd<OwnedFd>,
-    inherited: SignalMask,
+    inherited: SignalState,
 }
 
-/// The signals that were blocked before the tracer blocked its own: what COMMAND is to have.
+/// What the tracer found and COMMAND is to have: blocked signals, and whether SIGCHLD is ignored.
 #[derive(Clone, Copy)]
-pub(super) struct SignalMask(libc::sigset_t);
+pub(super) struct SignalState {
+    mask: libc::sigset_t,
+    child_handler: libc::sighandler_t,
+}
 
-impl std::fmt::Debug for SignalMask {
+impl std::fmt::Debug for SignalState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SignalMask")
+        f.write_str("SignalState")
     }
 }
 
-impl SignalMask {
-    /// Makes it the mask of the calling thread. Async-signal-safe.
+impl SignalState {
+    /// Makes it the calling thread's and process's. Async-signal-safe.
     pub(super) fn restore(&self) -> io::Result<()> {
-        let Self(set) = self;
+        let Self { mask, child_handler } = self;
+        // SAFETY: what an earlier call gave; only SIG_IGN and SIG_DFL survive exec.
+        unsafe { libc::signal(libc::SIGCHLD, *child_handler) };
         // SAFETY: a valid set; the old mask is not wanted.
-        let error = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set, std::ptr::null_mut()) };
+        let error = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
         if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
     }
 }
@@ -75,6 +80,10 @@ impl Signals {
             // SAFETY: a valid set and signal.
             unsafe { libc::sigaddset(&raw mut set, signal) };
         }
+        // Ignored, as some parents leave it, it would never come, and COMMAND would be reaped
+        // unseen.
+        // SAFETY: the default action needs no handler.
+        let child_handler = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
         let mut before = set;
         // SAFETY: valid sets.
         let error =
@@ -93,11 +102,11 @@ impl Signals {
         // SAFETY: an `OwnedFd` is the same descriptor for as long as it lives.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
         let fd = fd.map_err(|error| error.into_parts().1)?;
-        Ok(Self { fd, inherited: SignalMask(before) })
+        Ok(Self { fd, inherited: SignalState { mask: before, child_handler } })
     }
 
-    /// The mask that COMMAND is to start with.
-    pub(super) fn inherited(&self) -> SignalMask {
+    /// What COMMAND is to start with.
+    pub(super) fn inherited(&self) -> SignalState {
         self.inherited
     }
 

@@ -157,6 +157,7 @@ fn recovered(pid: u32, entry: &Proc, parent: Option<&Proc>) -> RecoveredProcess 
         },
         cgroup: (entry.cgroup != 0).then_some(entry.cgroup),
         root: has(PROC_ROOT),
+        exec_at: (entry.exec_at != 0).then_some(Nanos(entry.exec_at)),
         exit: (entry.exit_at != 0).then_some((Nanos(entry.exit_at), entry.status)),
         reaped: has(PROC_TOMBSTONE),
         unreaped: has(PROC_UNREAPED),

@@ -3,7 +3,8 @@
 use thiserror::Error;
 use tracer_common::{
     EXEC_ARGS_TRUNCATED, EXIT_CHILDREN_UNCOUNTED, ExecRecord, ExitRecord, FORK_ROOT, ForkRecord,
-    Header, RECORD_VERSION, RecordKind, ReleaseRecord, SignalRecord, UnreapedRecord,
+    Header, RECORD_VERSION, RecordKind, ReleaseRecord, SignalRecord, UNREAPED_NOT_YET,
+    UnreapedRecord,
 };
 
 use crate::lineage::{Event, Nanos, Pids, ProcessId};
@@ -86,11 +87,11 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
                 children_uncounted: header.flags & EXIT_CHILDREN_UNCOUNTED != 0,
             }
         }
-        RecordKind::Free => Event::Reaped { at, process, by: None },
+        RecordKind::Free => Event::Reaped { at, process, by: None, gone: true },
         RecordKind::Release => {
             let ReleaseRecord { header: _, reaper_start, reaper, reserved: _ } = read(bytes)?;
             let by = (reaper != 0).then(|| id(reaper, reaper_start));
-            Event::Reaped { at, process, by }
+            Event::Reaped { at, process, by, gone: false }
         }
         RecordKind::Signal => {
             let SignalRecord { header: _, sender_start, sender, signal, sender_name } =
@@ -107,8 +108,9 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
         }
         RecordKind::Oom => Event::Oom { at, process },
         RecordKind::Unreaped => {
-            let UnreapedRecord { header: _, parent_start, parent, waits } = read(bytes)?;
-            Event::Unreaped { at, process, parent: id(parent, parent_start), waits }
+            let UnreapedRecord { header, parent_start, parent, waits } = read(bytes)?;
+            let not_yet = header.flags & UNREAPED_NOT_YET != 0;
+            Event::Unreaped { at, process, parent: id(parent, parent_start), waits, not_yet }
         }
     })
 }

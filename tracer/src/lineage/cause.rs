@@ -94,7 +94,7 @@ impl Lineage {
                 plural(waits.after_death)
             )
         } else {
-            format!("its parent {parent} stopped waiting before it died")
+            format!("its parent {parent} called wait while it lived and not again after its death")
         };
         cause(
             CauseCode::ParentStoppedWaiting,
@@ -127,7 +127,8 @@ impl Lineage {
 
     fn cause_of_living(&self, record: &Record, entry: &Entry) -> Cause {
         let seen = record.observation.as_deref();
-        if seen.is_some_and(|seen| seen.state == Some('D')) {
+        // An orphan is looked at in the first moments of its new life, where D means nothing.
+        if record.kind != FindingKind::Orphan && seen.is_some_and(|seen| seen.state == Some('D')) {
             return blocked(record);
         }
         if let Some(cause) = self.slow_shutdown(record, entry) {

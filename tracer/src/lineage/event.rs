@@ -62,6 +62,8 @@ pub enum Event<'a> {
         parent: ProcessId,
         /// What the parent had waited for.
         waits: WaitCounts,
+        /// It was no zombie yet when its parent ended, so the parent owed it nothing.
+        not_yet: bool,
     },
     /// It is gone from the kernel, so somebody reaped it before.
     Reaped {
@@ -71,6 +73,8 @@ pub enum Event<'a> {
         process: ProcessId,
         /// Who waited for it, where that is certain.
         by: Option<ProcessId>,
+        /// Its last trace is gone; `false`: it was just reaped, and that is still to come.
+        gone: bool,
     },
     /// A process sent it a signal whose default action ends a process.
     Signal {
@@ -80,7 +84,7 @@ pub enum Event<'a> {
         target: ProcessId,
         /// Its number.
         signal: u32,
-        /// The sender.
+        /// The sender; pid 0: no process sent this one.
         sender: ProcessId,
         /// Name of the sender's leader thread.
         sender_name: &'a [u8],
@@ -129,6 +133,8 @@ pub enum Event<'a> {
         tracked: u64,
         /// Records lost so far.
         dropped: u64,
+        /// Records of [`Event::Unreaped`] among them.
+        dropped_unreaped: u64,
         /// Updates of `PROCS` that failed so far: each may be a process that nobody knows.
         failed: u64,
     },
@@ -203,6 +209,8 @@ pub struct RecoveredProcess {
     pub cgroup: Option<u64>,
     /// Root of the invocation.
     pub root: bool,
+    /// When it last executed a program.
+    pub exec_at: Option<Nanos>,
     /// When it died and its status word.
     pub exit: Option<(Nanos, u32)>,
     /// It has been reaped; the entry is kept for its children.

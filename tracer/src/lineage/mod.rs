@@ -37,8 +37,8 @@ pub use outcome::{DEFAULT_FAIL_ON, Policy};
 use findings::Findings;
 use recover::Gap;
 use table::{
-    EXECED, FORKED_AFTER_ROOT, GONE, OOM, Program, Reap, SignalSent, Table, WANT_INIT_ZOMBIE,
-    WANT_ORPHAN, WANT_STUCK, WANT_SURVIVOR, WANT_ZOMBIE,
+    EXECED, FORKED_AFTER_ROOT, GONE, OOM, Program, Reap, SignalSent, Table, UNCOUNTED,
+    WANT_INIT_ZOMBIE, WANT_ORPHAN, WANT_STUCK, WANT_SURVIVOR, WANT_ZOMBIE,
 };
 
 /// When something that stands is a leak.
@@ -106,8 +106,8 @@ pub struct Lineage {
     zombies: VecDeque<(Nanos, ProcessId)>,
     /// Zombies of their adopters, likewise.
     init_zombies: VecDeque<(Nanos, ProcessId)>,
-    /// Orphans whose adopter was not to be seen yet, by the time of another look.
-    orphans: VecDeque<(Nanos, ProcessId)>,
+    /// Those that were not yet what they are about to be, by the time of another look, and why.
+    looks: VecDeque<(Nanos, ProcessId, u8)>,
     next_sample: Option<Nanos>,
     survivors_asked: bool,
     grace_cut_short: bool,
@@ -115,12 +115,14 @@ pub struct Lineage {
     outputs: VecDeque<Output>,
     stats: Stats,
     gap: Gap,
+    lost_unreaped: u64,
 }
 
 /// Cost of sampling one process, to keep it within a thousandth of a core.
 const SAMPLE_COST: Duration = Duration::from_millis(15);
-/// Time that the kernel gets between telling a parent's exit and handing on its children.
-const ADOPTION_TIME: Duration = Duration::from_millis(10);
+/// Time that the kernel gets between telling an exit and what follows: children handed on, memory
+/// and files let go.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Lineage {
     /// An invocation of which nothing is known yet.
@@ -135,7 +137,7 @@ impl Lineage {
             root_end: None,
             zombies: VecDeque::new(),
             init_zombies: VecDeque::new(),
-            orphans: VecDeque::new(),
+            looks: VecDeque::new(),
             next_sample: None,
             survivors_asked: false,
             grace_cut_short: false,
@@ -143,6 +145,7 @@ impl Lineage {
             outputs: VecDeque::new(),
             stats: Stats::default(),
             gap: Gap::default(),
+            lost_unreaped: 0,
         }
     }
 
@@ -154,17 +157,17 @@ impl Lineage {
             Event::Fork { at, child, forker, parent, pids, cgroup: _, root } => {
                 self.forked(at, child, forker, parent, pids, root);
             }
-            Event::Exec { at: _, process, exe, args, truncated } => {
-                self.executed(process, exe, args, truncated);
+            Event::Exec { at, process, exe, args, truncated } => {
+                self.executed(at, process, exe, args, truncated);
             }
             Event::Exit { at, process, status, parent, children_uncounted } => {
                 let status = ExitStatus::from_wait_status(status);
                 self.ended(at, process, Some(status), parent, children_uncounted);
             }
-            Event::Unreaped { at, process, parent, waits } => {
-                self.left_unreaped(at, process, parent, waits);
+            Event::Unreaped { at, process, parent, waits, not_yet } => {
+                self.left_unreaped(at, process, parent, waits, not_yet);
             }
-            Event::Reaped { at, process, by } => self.reaped(at, process, by),
+            Event::Reaped { at, process, by, gone } => self.reaped(at, process, by, gone),
             Event::Signal { at, target, signal, sender, sender_name } => {
                 self.signalled(at, target, signal, sender, sender_name);
             }
@@ -180,8 +183,8 @@ impl Lineage {
             Event::Bystander { pid, start_ticks, name } => {
                 self.bystanders.push(Bystander { pid, start_ticks, name: name.into() });
             }
-            Event::Recovered { at, processes, tracked, dropped, failed } => {
-                self.recovered(at, processes, tracked, dropped, failed);
+            Event::Recovered { at, processes, tracked, dropped, dropped_unreaped, failed } => {
+                self.recovered(at, processes, tracked, dropped, dropped_unreaped, failed);
             }
         }
     }
@@ -197,8 +200,8 @@ impl Lineage {
         };
         let zombie = self.zombies.front().map(|&(at, _)| at);
         let init_zombie = self.init_zombies.front().map(|&(at, _)| at);
-        let orphan = self.orphans.front().map(|&(at, _)| at);
-        [self.next_sample, survivors, zombie, init_zombie, orphan].into_iter().flatten().min()
+        let look = self.looks.front().map(|&(at, _, _)| at);
+        [self.next_sample, survivors, zombie, init_zombie, look].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`.
@@ -218,12 +221,13 @@ impl Lineage {
             self.observe(id, WANT_INIT_ZOMBIE);
             self.drop_settled_zombies();
         }
-        while let Some(&(at, id)) = self.orphans.front()
+        while let Some(&(at, id, why)) = self.looks.front()
             && at <= now
         {
-            self.orphans.pop_front();
-            if self.orphan_awaits_adoption(id) {
-                self.observe(id, WANT_ORPHAN);
+            self.looks.pop_front();
+            let settled = self.table.get(id).is_none_or(|entry| entry.is(GONE));
+            if !settled && (why != WANT_ORPHAN || self.orphan_awaits_adoption(id)) {
+                self.observe(id, why);
             }
         }
         if self.next_sample.is_some_and(|at| at <= now) {
@@ -304,10 +308,18 @@ impl Lineage {
         self.stats.peak_live = self.stats.peak_live.max(self.table.live());
     }
 
-    fn executed(&mut self, process: ProcessId, exe: &[u8], args: &[u8], truncated: bool) {
+    fn executed(
+        &mut self,
+        at: Nanos,
+        process: ProcessId,
+        exe: &[u8],
+        args: &[u8],
+        truncated: bool,
+    ) {
         if let Some(entry) = self.table.get_mut(process) {
             entry.program = Rc::new(Program { exe: exe.into(), args: args.into(), truncated });
             entry.flags |= EXECED;
+            entry.exec_at = at;
         }
     }
 
@@ -320,6 +332,10 @@ impl Lineage {
         sender_name: &[u8],
     ) {
         let Some(entry) = self.table.get_mut(target) else { return };
+        if sender.pid == 0 {
+            entry.signal = None;
+            return;
+        }
         let name = sender_name.split(|&byte| byte == 0).next().unwrap_or_default();
         entry.signal = Some(Box::new(SignalSent { at, signal, sender, sender_name: name.into() }));
     }
@@ -376,7 +392,9 @@ impl Lineage {
                     self.open_orphan(child, at);
                 }
             } else if entry.reap == Reap::Pending && entry.first_parent == parent {
-                if uncounted {
+                let stood = entry.end.map_or(Duration::ZERO, |end| at.since(end.at));
+                if uncounted && stood >= self.config.zombie_after {
+                    entry.flags |= UNCOUNTED;
                     self.observe(child, WANT_ZOMBIE);
                 } else {
                     entry.reap = Reap::ByParent;
@@ -392,13 +410,14 @@ impl Lineage {
         id: ProcessId,
         parent: ProcessId,
         waits: tracer_common::WaitCounts,
+        not_yet: bool,
     ) {
         let Some(entry) = self.table.get_mut(id) else { return };
         if parent != entry.first_parent {
             self.findings.abandon(id);
             return;
         }
-        if matches!(entry.reap, Reap::Left(_)) {
+        if matches!(entry.reap, Reap::Left(_)) && not_yet {
             return;
         }
         let Some(end) = entry.end else { return };
@@ -408,14 +427,15 @@ impl Lineage {
         if self.findings.reopen(id, FindingKind::Zombie) {
             return;
         }
-        if at.since(end.at) >= self.config.zombie_after && self.root != Some(id) {
+        let owed = !not_yet && at.since(end.at) >= self.config.zombie_after;
+        if owed && self.root != Some(id) {
             self.open_zombie(id, end.at, parent);
         } else {
             self.init_zombies.push_back((at.after(self.config.init_zombie_after), id));
         }
     }
 
-    fn reaped(&mut self, at: Nanos, id: ProcessId, by: Option<ProcessId>) {
+    fn reaped(&mut self, at: Nanos, id: ProcessId, by: Option<ProcessId>, gone: bool) {
         let Some(entry) = self.table.get(id) else { return };
         if entry.is_alive() {
             // Its exit record was lost.
@@ -423,7 +443,13 @@ impl Lineage {
             self.ended(at, id, None, ProcessId::default(), true);
         }
         let Some(entry) = self.table.get_mut(id) else { return };
-        entry.flags |= GONE;
+        if gone {
+            entry.flags |= GONE;
+        }
+        if entry.is(UNCOUNTED) && entry.reap == Reap::Pending {
+            self.gap.unreaped += 1;
+            entry.reap = Reap::ByAdopter;
+        }
         entry.reap = match (by, entry.reap) {
             (Some(by), _) if by == entry.first_parent => Reap::ByParent,
             (Some(_), _) | (None, Reap::Left(_) | Reap::ByAdopter) => Reap::ByAdopter,
@@ -472,16 +498,6 @@ impl Lineage {
         self.survivors_asked = true;
         for id in self.table.alive() {
             self.observe(id, WANT_SURVIVOR);
-        }
-        if self.config.zombie_after.is_zero() {
-            for id in self.table.ids() {
-                if self.table.get(id).is_some_and(|entry| {
-                    !entry.is_alive() && entry.reap == Reap::Pending && !entry.is(GONE)
-                }) && self.root != Some(id)
-                {
-                    self.observe(id, WANT_ZOMBIE);
-                }
-            }
         }
     }
 
@@ -541,8 +557,10 @@ impl Lineage {
             return;
         }
         self.unanswered = self.unanswered.saturating_sub(1);
-        if let Some(waits) = observation.waits {
-            entry.waits.get_or_insert_with(|| Box::new(waits));
+        if let Some(waits) = observation.waits
+            && (entry.waits.is_none() || wanted & WANT_ZOMBIE != 0)
+        {
+            entry.waits = Some(Box::new(waits));
         }
         let alive = entry.is_alive();
         if let Some(parent) = observation.parent.as_ref().filter(|_| alive)
@@ -559,7 +577,7 @@ impl Lineage {
         }
         self.findings.attach(id, observation);
         if wanted & WANT_ORPHAN != 0 && alive && self.orphan_awaits_adoption(id) {
-            self.orphans.push_back((at.after(ADOPTION_TIME), id));
+            self.looks.push_back((at.after(LOOK_AGAIN), id, WANT_ORPHAN));
         }
         self.table.forget(id);
     }
@@ -569,14 +587,31 @@ impl Lineage {
         let Some(entry) = self.table.get_mut(id) else { return };
         let Some(end) = entry.end else { return };
         let stands = observation.exists && observation.state == Some('Z');
+        // Dead to the exit hook, still letting go of its memory and files: look again.
+        let ending = observation.exists && observation.state.is_some() && !stands;
+        if ending {
+            let again = wanted & (WANT_ZOMBIE | WANT_INIT_ZOMBIE);
+            if again != 0 {
+                self.looks.push_back((at.after(LOOK_AGAIN), id, again));
+            }
+            return;
+        }
         let parent = entry.first_parent;
         if wanted & WANT_ZOMBIE != 0 && entry.reap == Reap::Pending {
-            if !stands {
+            if !observation.exists {
                 // Reaped, and its free is on the way.
-                entry.reap = Reap::ByParent;
+                entry.reap = if entry.is(UNCOUNTED) {
+                    self.gap.unreaped += 1;
+                    Reap::ByAdopter
+                } else {
+                    Reap::ByParent
+                };
                 return;
             }
-            if at.since(end.at) >= self.config.zombie_after {
+            if entry.is(UNCOUNTED) && stands {
+                entry.reap = Reap::Left(at);
+            }
+            if stands && at.since(end.at) >= self.config.zombie_after {
                 self.open_zombie(id, end.at, parent);
             }
         }

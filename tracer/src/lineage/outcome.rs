@@ -99,7 +99,7 @@ impl Lineage {
     }
 
     fn notes(&self) -> Vec<String> {
-        let super::recover::Gap { unseen, ends, failed } = self.gap;
+        let super::recover::Gap { unseen, ends, failed, unreaped } = self.gap;
         let mut notes = Vec::new();
         if self.grace_cut_short {
             notes.push("a signal cut --grace short: what was alive then counts".to_owned());
@@ -110,6 +110,11 @@ impl Lineage {
         if ends > 0 {
             notes.push(format!(
                 "the end of {ends} processes was not seen: records were lost, so how long they stood unreaped is not known"
+            ));
+        }
+        if unreaped > 0 {
+            notes.push(format!(
+                "whether {unreaped} dead processes were reaped by their own parent is not known: records were lost, or the parent had too many children"
             ));
         }
         if failed > 0 {

@@ -89,6 +89,8 @@ pub(crate) const OOM: u8 = 2;
 pub(crate) const FORKED_AFTER_ROOT: u8 = 4;
 /// Gone from the kernel.
 pub(crate) const GONE: u8 = 8;
+/// Its parent had more children than the kernel side looks at: whether that reaped it is unknown.
+pub(crate) const UNCOUNTED: u8 = 16;
 
 /// Set on [`Entry::wanted`], why an observation was asked for: it may be an unreaped zombie of
 /// its own parent.
@@ -113,6 +115,8 @@ pub(crate) struct Entry {
     pub(crate) pids: Pids,
     pub(crate) program: Rc<Program>,
     pub(crate) flags: u8,
+    /// When it last executed a program, as far as was told.
+    pub(crate) exec_at: Nanos,
     /// Why an observation is awaited; 0 if none is.
     pub(crate) wanted: u8,
     pub(crate) end: Option<End>,
@@ -204,6 +208,7 @@ impl Table {
             pids,
             program,
             flags: 0,
+            exec_at: Nanos(0),
             wanted: 0,
             end: None,
             reap: Reap::Pending,

@@ -120,6 +120,7 @@ impl World {
             process: self.id(pid),
             parent: self.id(parent),
             waits,
+            not_yet: false,
         };
         self.lineage.handle(event);
         self
@@ -127,7 +128,7 @@ impl World {
 
     fn free(&mut self, pid: u32) -> &mut Self {
         self.procfs.remove(&pid);
-        let event = Event::Reaped { at: ms(self.now), process: self.id(pid), by: None };
+        let event = Event::Reaped { at: ms(self.now), process: self.id(pid), by: None, gone: true };
         self.lineage.handle(event);
         self
     }
@@ -281,6 +282,71 @@ fn an_unreaped_record_after_the_parents_exit_still_counts() {
     world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT).exit(ROOT, TRACER);
     world.unreaped(101, ROOT, never());
     assert_eq!(world.outcome().verdict, Verdict::Leaked);
+}
+
+#[test]
+fn a_child_that_dies_together_with_its_parent_was_owed_nothing() {
+    let mut world = World::new(Config { zombie_after: Duration::ZERO, ..Config::default() });
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT);
+    let event = Event::Unreaped {
+        at: ms(20),
+        process: world.id(101),
+        parent: world.id(ROOT),
+        waits: never(),
+        not_yet: true,
+    };
+    world.lineage.handle(event);
+    world.exit(ROOT, TRACER);
+    assert_eq!(world.outcome().findings, []);
+}
+
+#[test]
+fn a_dead_process_that_is_still_letting_go_is_looked_at_again() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT).seen(101, 'R', ROOT).until(1500);
+    assert!(!world.lineage.findings.has(world.id(101), FindingKind::Zombie));
+    world.seen(101, 'Z', ROOT).until(1600).unreaped(101, ROOT, never()).exit(ROOT, TRACER);
+    assert_eq!(only(&world.outcome(), FindingKind::Zombie).since, ms(20));
+}
+
+#[test]
+fn with_too_many_children_to_look_at_the_answer_is_open() {
+    for gone in [true, false] {
+        let mut world = World::new(Config { zombie_after: Duration::ZERO, ..Config::default() });
+        world.at(10).fork(ROOT, 101).fork(101, 102).at(20).exit(102, 101);
+        world.seen(101, 'Z', ROOT);
+        if gone {
+            world.procfs.remove(&102);
+        }
+        let event = Event::Exit {
+            at: ms(30),
+            process: world.id(101),
+            status: 0,
+            parent: world.id(ROOT),
+            children_uncounted: true,
+        };
+        world.at(30).lineage.handle(event);
+        world.until(40).free(101).exit(ROOT, TRACER);
+        let outcome = world.outcome();
+        let expected = if gone { Verdict::Inconclusive } else { Verdict::Leaked };
+        assert_eq!(outcome.verdict, expected);
+    }
+}
+
+#[test]
+fn lost_news_of_unreaped_children_is_a_gap() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT).until(1500).exit(ROOT, TRACER);
+    let at = ms(1500);
+    world.lineage.handle(Event::Recovered {
+        at,
+        processes: Vec::new(),
+        tracked: 2,
+        dropped: 1,
+        dropped_unreaped: 1,
+        failed: 0,
+    });
+    assert_eq!(world.outcome().verdict, Verdict::Inconclusive);
 }
 
 #[test]
@@ -567,6 +633,7 @@ fn recovery_converges_to_what_no_loss_would_have_told() {
         pids: Pids { host: pid, local: Some(pid), namespace: pid, level: 0 },
         cgroup: None,
         root: false,
+        exec_at: None,
         exit: dead.then_some((ms(20), 0)),
         reaped: dead,
         unreaped: false,
@@ -587,7 +654,14 @@ fn recovery_converges_to_what_no_loss_would_have_told() {
     ];
     lossy.seen(102, 'S', INIT);
     let at = ms(40);
-    lossy.lineage.handle(Event::Recovered { at, processes, tracked: 3, dropped: 5, failed: 0 });
+    lossy.lineage.handle(Event::Recovered {
+        at,
+        processes,
+        tracked: 3,
+        dropped: 5,
+        dropped_unreaped: 0,
+        failed: 0,
+    });
     lossy.until(2100);
     let outcome = lossy.outcome();
     let survivor = only(&outcome, FindingKind::Survivor);
@@ -606,6 +680,7 @@ fn a_gap_that_could_change_the_answer_is_never_clean() {
         processes: Vec::new(),
         tracked: 3,
         dropped: 4,
+        dropped_unreaped: 0,
         failed: 0,
     });
     let outcome = world.outcome();
