@@ -235,11 +235,7 @@ fn wait_for_any_child_is_told_from_waits_for_others() {
              select.select([], [], [], 0.6)\n\
              os._exit(0)"
         );
-        let run = Run::command([
-            tracer_tests::binary::python().as_os_str(),
-            "-c".as_ref(),
-            script.as_ref(),
-        ]);
+        let run = Run::command([binary::python().as_os_str(), "-c".as_ref(), script.as_ref()]);
         let finished = run.zombie_after("200ms").finish();
         finished.expect_leak();
         let waits = finished.report["findings"][0]["parent"]["waits"].clone();
