@@ -40,9 +40,9 @@ fn leaky_agent_ends_well_and_soon_by_itself() {
     let running = run.start();
     let adopter = sys::open_pidfd(running.fact("around").pid).unwrap();
     let agent = proc::until("the agent", || proc::children(running.pid).first().copied());
-    sys::until_dead(agent);
-    // Stopped before it can reap: what the agent left is there to be seen.
+    // Stopped while the agent still works, so that it can neither reap nor end before a look.
     sys::signal_pidfd(&adopter, libc::SIGSTOP);
+    sys::until_dead(agent);
     let left = proc::children(running.pid);
     left.iter().for_each(|&pid| running.guard(pid));
     let living = left.iter().filter(|&&pid| proc::is_alive(pid)).count();
