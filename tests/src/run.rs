@@ -228,6 +228,16 @@ impl Run {
         if self.own_group {
             command.process_group(0);
         }
+        // A shell without job control starts what it puts in the background with these ignored, and
+        // the tests may be run that way.
+        let as_from_a_terminal = || {
+            for signal in [libc::SIGINT, libc::SIGQUIT] {
+                sys::set_action(signal, libc::SIG_DFL, 0);
+            }
+            Ok(())
+        };
+        // SAFETY: sigaction is async-signal-safe.
+        unsafe { command.pre_exec(as_from_a_terminal) };
         command
     }
 
