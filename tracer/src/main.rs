@@ -6,10 +6,13 @@ use clap::Parser as _;
 use tracer::cli::{Cli, Status};
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::new().filter("TRACER_LOG"))
-        .format_timestamp(None)
-        .init();
-    match Cli::parse().execute() {
+    let cli = Cli::parse();
+    let mut logger = env_logger::Builder::from_env(env_logger::Env::new().filter("TRACER_LOG"));
+    if cli.logs_kernel() {
+        logger.filter_module("tracer_ebpf", log::LevelFilter::Debug);
+    }
+    logger.format_timestamp(None).init();
+    match cli.execute() {
         Ok(status) => status.into(),
         Err(error) => {
             let text = format!("tracer: {}", in_one_line(&error));

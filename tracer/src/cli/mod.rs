@@ -34,6 +34,12 @@ enum Command {
 }
 
 impl Cli {
+    /// Whether `--log-bpf` asks for the kernel programs' diagnostics, which are debug messages.
+    #[must_use]
+    pub fn logs_kernel(&self) -> bool {
+        matches!(&self.command, Command::Run(args) if args.logs_kernel())
+    }
+
     /// Does what was asked for.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, ValueEnum};
 use globset::{GlobBuilder, GlobMatcher};
 
@@ -58,8 +58,12 @@ pub(super) struct RunArgs {
     /// What to do with a leak
     #[arg(long, value_name = "ACTION", default_value = "report")]
     on_leak: OnLeak,
-    /// Write a report, JSON, `JUnit` or Markdown by the ending .json, .xml or .md (repeatable)
-    #[arg(long, value_name = "FILE")]
+    // In an attribute: the documentation linter wants marks that help would show.
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Write a report: JSON, JUnit or Markdown by the ending .json, .xml or .md (repeatable)"
+    )]
     report: Vec<PathBuf>,
     /// What to print on standard error
     #[arg(long, default_value = "text")]
@@ -138,6 +142,11 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
 }
 
 impl RunArgs {
+    /// Whether the kernel programs' diagnostics are asked for.
+    pub(super) fn logs_kernel(&self) -> bool {
+        self.log_bpf
+    }
+
     fn config(&self) -> Config {
         Config {
             grace: self.grace,
@@ -189,7 +198,8 @@ pub(super) fn execute(args: &RunArgs) -> anyhow::Result<Status> {
     }
     // Before COMMAND does anything: a report that cannot be written is known now.
     let files = args.report.iter().map(|path| ReportFile::open(path));
-    let files: Vec<_> = files.collect::<Result<_, _>>()?;
+    let files: Vec<_> =
+        files.collect::<Result<_, _>>().map_err(|error| anyhow!("failed to {error}"))?;
     if let Some(obstacle) = host::first_obstacle() {
         bail!("{}", obstacle.sentence());
     }

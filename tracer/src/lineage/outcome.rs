@@ -58,6 +58,10 @@ impl Lineage {
         for record in self.findings.iter() {
             let Some(mut finding) = self.finding(record, now) else { continue };
             if let Some(rule) = (policy.allow)(&finding.process) {
+                // An orphan that survived is told once, as what it came to be.
+                kept.retain(|kept: &Kept| {
+                    kept.kind != FindingKind::Orphan || kept.process.id != record.process
+                });
                 kept.push(Kept { kind: finding.kind, process: finding.process, rule });
                 continue;
             }
