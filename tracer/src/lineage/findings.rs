@@ -159,7 +159,7 @@ impl Lineage {
     }
 
     /// A zombie of its own parent's.
-    pub(super) fn open_zombie(&mut self, id: ProcessId, died: Nanos, _parent: ProcessId) {
+    pub(super) fn open_zombie(&mut self, id: ProcessId, died: Nanos) {
         self.open(id, FindingKind::Zombie, died);
     }
 
@@ -189,12 +189,12 @@ impl Lineage {
         parent_now: ProcessId,
     ) {
         self.findings.resolve(id, FindingKind::Stuck, at);
-        let reap = self.table.get(id).map(|entry| (entry.first_parent, entry.reap));
+        let first_parent = self.table.get(id).map(|entry| entry.first_parent);
         let Some(record) = self.findings.get_mut(id, FindingKind::Orphan) else { return };
         if record.state == FindingState::Open {
             record.state = FindingState::Resolved(at);
         }
-        let Some((first_parent, _)) = reap else { return };
+        let Some(first_parent) = first_parent else { return };
         let last = if parent_now.pid == 0 { parent_before } else { parent_now };
         if last == first_parent {
             // It died before anyone adopted it, as everyone in a PID namespace does with its

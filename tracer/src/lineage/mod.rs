@@ -429,7 +429,7 @@ impl Lineage {
         }
         let owed = !not_yet && at.since(end.at) >= self.config.zombie_after;
         if owed && self.root != Some(id) {
-            self.open_zombie(id, end.at, parent);
+            self.open_zombie(id, end.at);
         } else {
             self.init_zombies.push_back((at.after(self.config.init_zombie_after), id));
         }
@@ -596,7 +596,6 @@ impl Lineage {
             }
             return;
         }
-        let parent = entry.first_parent;
         if wanted & WANT_ZOMBIE != 0 && entry.reap == Reap::Pending {
             if !observation.exists {
                 // Reaped, and its free is on the way.
@@ -612,7 +611,7 @@ impl Lineage {
                 entry.reap = Reap::Left(at);
             }
             if stands && at.since(end.at) >= self.config.zombie_after {
-                self.open_zombie(id, end.at, parent);
+                self.open_zombie(id, end.at);
             }
         }
         if wanted & WANT_INIT_ZOMBIE != 0
