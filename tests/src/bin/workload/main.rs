@@ -30,6 +30,7 @@ fn main() {
         "given-to-tracer" => hostile::given_to_tracer,
         "hog" => signals::hog,
         "ignores-sigchld" => zombies::ignores_sigchld,
+        "ends-as-ignored-child-dies" => zombies::ends_as_ignored_child_dies,
         "init" => namespaces::init,
         "keeps-server" => survivors::keeps_server,
         "killed-before-wait" => zombies::killed_before_wait,

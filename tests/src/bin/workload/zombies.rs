@@ -68,20 +68,39 @@ pub(crate) fn killed_before_wait(_: &Args) -> i32 {
     0
 }
 
-/// Ignores SIGCHLD (`how=ignore`), or handles it with `SA_NOCLDWAIT`: children vanish as they die.
-pub(crate) fn ignores_sigchld(args: &Args) -> i32 {
+/// Makes children vanish as they die.
+fn ignore_sigchld(args: &Args) {
     if args.is("how", "nocldwait") {
         sys::set_action(libc::SIGCHLD, libc::SIG_DFL, libc::SA_NOCLDWAIT);
     } else {
         sys::set_action(libc::SIGCHLD, libc::SIG_IGN, 0);
     }
+}
+
+/// Ignores SIGCHLD (`how=ignore`), or handles it with `SA_NOCLDWAIT`: children vanish as they die.
+pub(crate) fn ignores_sigchld(args: &Args) -> i32 {
+    ignore_sigchld(args);
     let child = sys::fork(|| {
         facts::tell("child", &Value::Null);
         3
     });
-    sys::until_dead(child);
-    facts::tell("parent", &json!({"child": child, "still_there": sys::exists(child)}));
+    sys::until_gone(child);
+    facts::tell("parent", &json!({"child": child}));
     facts::hold("standing");
+    0
+}
+
+/// Parents like that of [`ignores_sigchld`] that end at the moment in which their child dies.
+pub(crate) fn ends_as_ignored_child_dies(args: &Args) -> i32 {
+    for _ in 0..300 {
+        let parent = sys::fork(|| {
+            ignore_sigchld(args);
+            let child = sys::fork(|| 3);
+            sys::until_dead(child);
+            0
+        });
+        sys::wait_for(parent);
+    }
     0
 }
 
