@@ -19,10 +19,16 @@ pub struct Offsets {
     pub task_real_parent: u64,
     /// `task_struct.signal`
     pub task_signal: u64,
+    /// `task_struct.sighand`
+    pub task_sighand: u64,
     /// `task_struct.exit_code`
     pub task_exit_code: u64,
     /// `task_struct.exit_state`
     pub task_exit_state: u64,
+    /// `task_struct.exit_signal`
+    pub task_exit_signal: u64,
+    /// `task_struct.__state`, up to 5.13 `state`
+    pub task_run_state: u64,
     /// `task_struct.children`
     pub task_children: u64,
     /// `task_struct.sibling`
@@ -37,10 +43,16 @@ pub struct Offsets {
     pub task_cgroups: u64,
     /// `signal_struct.live`
     pub signal_live: u64,
+    /// `signal_struct.nr_threads`
+    pub signal_nr_threads: u64,
     /// `signal_struct.flags`
     pub signal_flags: u64,
     /// `signal_struct.group_exit_code`
     pub signal_group_exit_code: u64,
+    /// `sighand_struct.action[SIGCHLD - 1].sa.sa_handler`
+    pub sighand_sigchld_handler: u64,
+    /// `sighand_struct.action[SIGCHLD - 1].sa.sa_flags`
+    pub sighand_sigchld_flags: u64,
     /// `css_set.dfl_cgrp`
     pub css_set_dfl_cgrp: u64,
     /// `cgroup.kn`

@@ -17,51 +17,56 @@ pub const PROC_CHILDREN_UNCOUNTED: u32 = 16;
 ///
 /// Elements of a preallocated hash are reused while a pointer to them is held, so whoever holds
 /// one checks [`Proc::start`] before and after use.
+///
+/// What every life touches stands first: an entry is cold when its process is freed, and each line
+/// of it that is read then is a miss.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Proc {
     /// `start_boottime` of the leader.
     pub start: u64,
-    /// When the last thread died; 0 while it lives.
-    pub exit_at: u64,
-    /// When it last executed a program; 0 if never.
-    pub exec_at: u64,
     /// `start_boottime` of [`Proc::forker`].
     pub forker_start: u64,
+    /// When the last thread died; 0 while it lives.
+    pub exit_at: u64,
     /// `start_boottime` of [`Proc::parent`].
     pub parent_start: u64,
+    /// The process that called fork.
+    pub forker: u32,
+    /// Its parent at fork, and at death from then.
+    pub parent: u32,
+    /// `PROC_*` bits.
+    pub flags: u32,
+    /// Entries whose forker this is.
+    pub children: u32,
+    /// Not 0 once its group began to exit as a whole: it will never wait again.
+    pub ending: u32,
+    /// Waits for any child that it began since its last exec.
+    pub waits_any: u32,
+    /// Waits for a pid or process group that it began since its last exec.
+    pub waits_specific: u32,
+    /// The status as `wait(2)` reports it, once dead.
+    pub status: u32,
+    /// When it last executed a program; 0 if never.
+    pub exec_at: u64,
+    /// The waiter's [`Proc::exec_at`] when [`Proc::waited_for`] was counted: what it waited for
+    /// before says nothing about the program that it is now.
+    pub waited_for_exec: u64,
     /// Cgroup v2 id at fork; 0 where there is none.
     pub cgroup: u64,
     /// When [`Proc::signal`] was sent.
     pub signal_at: u64,
     /// `start_boottime` of [`Proc::sender`].
     pub sender_start: u64,
-    /// The waiter's [`Proc::exec_at`] when [`Proc::waited_for`] was counted: what it waited for
-    /// before says nothing about the program that it is now.
-    pub waited_for_exec: u64,
-    /// The process that called fork.
-    pub forker: u32,
-    /// Its parent at fork, and at death from then.
-    pub parent: u32,
     /// The invocation it belongs to; never 0.
     pub invocation: u32,
-    /// `PROC_*` bits.
-    pub flags: u32,
-    /// The status as `wait(2)` reports it, once dead.
-    pub status: u32,
-    /// Entries whose forker this is.
-    pub children: u32,
     /// See [`crate::ForkRecord::local_pid`].
     pub local_pid: u32,
     /// See [`crate::ForkRecord::namespace_pid`].
     pub namespace_pid: u32,
     /// See [`crate::ForkRecord::namespace_level`].
     pub namespace_level: u32,
-    /// Waits for any child that it began since its last exec.
-    pub waits_any: u32,
-    /// Waits for a pid or process group that it began since its last exec.
-    pub waits_specific: u32,
-    /// What the last of those named.
+    /// What the last of [`Proc::waits_specific`] named.
     pub last_wait: u32,
     /// Its parent's [`Proc::waits_any`] when it was forked.
     pub parent_waits_any: u32,
@@ -77,8 +82,6 @@ pub struct Proc {
     pub signal: u32,
     /// The process that sent it; 0 where the kernel or a timer did.
     pub sender: u32,
-    /// Not 0 once its group began to exit as a whole: it will never wait again.
-    pub ending: u32,
     /// Name of the sender's leader thread, NUL-padded.
     pub sender_name: [u8; 16],
 }

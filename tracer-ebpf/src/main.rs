@@ -22,6 +22,8 @@ mod emit;
 mod procs;
 mod task;
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_kernel_str},
     macros::{btf_tracepoint, fentry},
@@ -84,7 +86,8 @@ fn tracer_fork(ctx: BtfTracePointContext) -> i32 {
         None => (0, 0),
     };
     let inner = child.inner_pids(level, procs::tracer_level());
-    let mut value = procs::Blank::new();
+    let mut room = MaybeUninit::uninit();
+    let value = procs::Blank::fill(&mut room);
     set!(value, start, group.start);
     set!(value, forker_start, forker.start);
     set!(value, parent_start, parent.start);
@@ -98,7 +101,7 @@ fn tracer_fork(ctx: BtfTracePointContext) -> i32 {
     set!(value, namespace_level, inner.level);
     set!(value, parent_waits_any, waits_any);
     set!(value, parent_waits_specific, waits_specific);
-    if procs::insert(pid, value.as_ref())
+    if procs::insert(pid, value.as_proc())
         && let Some(entry) = entry
     {
         add!(entry, children, 1);
@@ -106,10 +109,11 @@ fn tracer_fork(ctx: BtfTracePointContext) -> i32 {
     send(
         RecordKind::Fork,
         ForkRecord {
+            // The clock was read for the start a moment ago.
             header: header(
                 RecordKind::Fork,
                 group,
-                now(),
+                group.start,
                 if flags & PROC_ROOT != 0 { FORK_ROOT } else { 0 },
             ),
             forker_start: forker.start,
@@ -206,6 +210,7 @@ fn tracer_exit(ctx: BtfTracePointContext) -> i32 {
     let group = Group { pid: current.tgid(), start: leader.start() };
     let parent = leader.real_parent().group();
     let ending = current.ending(leader);
+    let childless = current.is_childless();
     let Some(entry) = procs::find(group) else { return 0 };
     let group_is_dead = if setting!(exit_has_group_dead) != 0 {
         ctx.arg::<u64>(1) as u8 != 0
@@ -218,9 +223,8 @@ fn tracer_exit(ctx: BtfTracePointContext) -> i32 {
         if get!(entry, ending) == 0 {
             add!(entry, ending, 1);
         }
-        let children = Children::of_current();
-        if !children.is_empty() {
-            report_unreaped(children, group, entry);
+        if !childless {
+            report_unreaped(Children::of_current(), group, entry);
         }
     }
     // A leader that gets here after the last thread has only now its exit code.
@@ -275,19 +279,36 @@ extern "C" fn tracer_visit_children(
     node
 }
 
-/// Reports a child that is dead and not being reaped at this moment.
+/// Reports a child of the running task that is dead and not being reaped at this moment.
 #[inline(always)]
 fn report_if_unreaped(child: PlainTask, parent: Group) {
     /// `include/linux/sched.h`: somebody is reaping it.
     const EXIT_DEAD: u32 = 0x10;
+    /// `arch/*/include/uapi/asm/signal.h`
+    const SIGCHLD: u32 = 17;
     let group = Group { pid: child.tgid(), start: child.start() };
-    let state = child.exit_state();
-    if let Some(entry) = procs::find(group)
-        && get!(entry, exit_at) != 0
-        && state & EXIT_DEAD == 0
-    {
-        unreaped(group, parent, if state == 0 { UNREAPED_NOT_YET } else { 0 });
+    let Some(entry) = procs::find(group) else { return };
+    if get!(entry, exit_at) == 0 {
+        return;
     }
+    // In this order: of a task that has stopped, the exit state is final.
+    let has_stopped = child.has_stopped();
+    let state = child.exit_state();
+    if state & EXIT_DEAD != 0 {
+        return;
+    }
+    // A leader that died before its other threads shows as a zombie all along, and can be waited
+    // for only once it is the last one (`delay_group_leader()`).
+    if state == 0 || child.threads() > 1 {
+        unreaped(group, parent, UNREAPED_NOT_YET);
+        return;
+    }
+    // `exit_notify()` makes every leader a zombie for a moment, and then dead if its parent
+    // ignores SIGCHLD.
+    if !has_stopped && child.exit_signal() == SIGCHLD && PlainTask::current().ignores_sigchld() {
+        return;
+    }
+    unreaped(group, parent, 0);
 }
 
 /// Marks and reports a child that its dying parent has not reaped.
@@ -375,11 +396,12 @@ fn tracer_free(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint's argument.
     let task = unsafe { Task::new(ctx.arg(0)) };
     let pid = task.tgid();
+    // Read early: the task lies cold by now, and so does its entry. The two misses overlap.
+    let group = Group { pid, start: task.start() };
     if task.pid() != pid {
         return 0;
     }
     let Some(entry) = procs::lookup(pid) else { return 0 };
-    let group = Group { pid, start: task.start() };
     // An entry that is not its own: the pid has come round. The one that goes may have been ours.
     if get!(entry, start) == group.start {
         procs::free(pid, entry);

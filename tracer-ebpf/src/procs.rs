@@ -5,7 +5,7 @@
 //! of its last owner still stands, because `sched_process_free` trails the reap by up to 256 ms:
 //! so an entry counts only if its start time matches, and a fork overwrites a stale one.
 
-use core::ptr;
+use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
@@ -39,10 +39,11 @@ pub(crate) struct Entry(*mut Proc);
 pub(crate) struct Blank([u64; size_of::<Proc>() / 8]);
 
 impl Blank {
+    /// Makes one in `room`. In place: returned by value it would be written twice, the second time
+    /// by `memset`.
     #[inline(always)]
-    pub(crate) fn new() -> Self {
-        let mut words = core::mem::MaybeUninit::<Self>::uninit();
-        let first = words.as_mut_ptr().cast::<u64>();
+    pub(crate) fn fill(room: &mut MaybeUninit<Self>) -> &mut Self {
+        let first = room.as_mut_ptr().cast::<u64>();
         let mut index = 0;
         while index < size_of::<Proc>() / 8 {
             // SAFETY: within the array.
@@ -50,7 +51,7 @@ impl Blank {
             index += 1;
         }
         // SAFETY: every word was written.
-        unsafe { words.assume_init() }
+        unsafe { room.assume_init_mut() }
     }
 
     #[inline(always)]
@@ -59,7 +60,7 @@ impl Blank {
     }
 
     #[inline(always)]
-    pub(crate) fn as_ref(&self) -> &Proc {
+    pub(crate) fn as_proc(&self) -> &Proc {
         // SAFETY: of the same size, aligned to 8, and integers only.
         unsafe { &*(&raw const self.0).cast::<Proc>() }
     }

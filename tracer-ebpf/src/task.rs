@@ -22,8 +22,11 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     task_group_leader: 0,
     task_real_parent: 0,
     task_signal: 0,
+    task_sighand: 0,
     task_exit_code: 0,
     task_exit_state: 0,
+    task_exit_signal: 0,
+    task_run_state: 0,
     task_children: 0,
     task_sibling: 0,
     task_comm: 0,
@@ -31,8 +34,11 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     task_thread_pid: 0,
     task_cgroups: 0,
     signal_live: 0,
+    signal_nr_threads: 0,
     signal_flags: 0,
     signal_group_exit_code: 0,
+    sighand_sigchld_handler: 0,
+    sighand_sigchld_flags: 0,
     css_set_dfl_cgrp: 0,
     cgroup_kn: 0,
     kernfs_node_id: 0,
@@ -191,6 +197,14 @@ impl Task {
         Self(unsafe { load(self.0, offset!(task_real_parent)) })
     }
 
+    /// Whether it has no child that it has not reaped.
+    #[inline(always)]
+    pub(crate) fn is_childless(self) -> bool {
+        // SAFETY: a task_struct, see `new`; the first field of a `list_head` points to the next.
+        let first: *const u8 = unsafe { load(self.0, offset!(task_children)) };
+        first == self.0.wrapping_add(offset!(task_children))
+    }
+
     /// The identity of the thread group it belongs to.
     #[inline(always)]
     pub(crate) fn group(self) -> Group {
@@ -320,12 +334,6 @@ impl Children {
         let head = PlainTask::current().0 + offset!(task_children);
         Self { head, next: peek(head) }
     }
-
-    /// Whether there is nobody.
-    #[inline(always)]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.next == self.head
-    }
 }
 
 /// A `task_struct` behind a plain address, read through a helper that checks it: for tasks that
@@ -377,6 +385,41 @@ impl PlainTask {
     #[inline(always)]
     pub(crate) fn is_exiting(self) -> bool {
         self.read::<u32>(offset!(task_flags)) & PF_EXITING != 0
+    }
+
+    /// Whether it has run for the last time (`do_task_dead()` in `kernel/sched/core.c`): its
+    /// [`PlainTask::exit_state`] is then what `exit_notify()` left.
+    #[inline(always)]
+    pub(crate) fn has_stopped(self) -> bool {
+        /// `include/linux/sched.h`
+        const TASK_DEAD: u32 = 0x80;
+        self.read::<u32>(offset!(task_run_state)) & TASK_DEAD != 0
+    }
+
+    /// Threads of its group that have not been released.
+    #[inline(always)]
+    pub(crate) fn threads(self) -> u32 {
+        let signal: usize = self.read(offset!(task_signal));
+        peek(signal + offset!(signal_nr_threads))
+    }
+
+    /// The signal that its parent gets at its end.
+    #[inline(always)]
+    pub(crate) fn exit_signal(self) -> u32 {
+        self.read(offset!(task_exit_signal))
+    }
+
+    /// Whether children of this one that end with SIGCHLD are reaped as they die
+    /// (`do_notify_parent()` in `kernel/signal.c`).
+    #[inline(always)]
+    pub(crate) fn ignores_sigchld(self) -> bool {
+        /// `include/uapi/asm-generic/signal-defs.h`
+        const SIG_IGN: u64 = 1;
+        /// `arch/*/include/uapi/asm/signal.h`
+        const SA_NOCLDWAIT: u64 = 2;
+        let actions: usize = self.read(offset!(task_sighand));
+        peek::<u64>(actions + offset!(sighand_sigchld_handler)) == SIG_IGN
+            || peek::<u64>(actions + offset!(sighand_sigchld_flags)) & SA_NOCLDWAIT != 0
     }
 
     /// The identity of the thread group it belongs to.

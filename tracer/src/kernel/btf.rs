@@ -135,8 +135,16 @@ impl KernelBtf {
     /// # Errors
     /// A structure or field is missing, named in the error.
     pub fn offsets(&self) -> Result<Offsets, BtfError> {
+        /// Actions stand in an array by signal number, from 1 on; SIGCHLD is 17 on every
+        /// architecture that tracer knows.
+        const SIGCHLD_INDEX: u64 = 16;
         let task = self.structure("task_struct")?;
         let signal = self.structure("signal_struct")?;
+        let actions = self.structure("k_sigaction")?;
+        let action = self.structure("sigaction")?;
+        let sigchld = self.structure("sighand_struct")?.field("action")?
+            + SIGCHLD_INDEX * u64::from(actions.header.size_or_type)
+            + actions.field("sa")?;
         let mm = self.structure("mm_struct")?;
         let pid = self.structure("pid")?;
         let upid = self.structure("upid")?;
@@ -149,8 +157,12 @@ impl KernelBtf {
             task_group_leader: task.field("group_leader")?,
             task_real_parent: task.field("real_parent")?,
             task_signal: task.field("signal")?,
+            task_sighand: task.field("sighand")?,
             task_exit_code: task.field("exit_code")?,
             task_exit_state: task.field("exit_state")?,
+            task_exit_signal: task.field("exit_signal")?,
+            // Renamed in 5.14.
+            task_run_state: task.field("__state").or_else(|_| task.field("state"))?,
             task_children: task.field("children")?,
             task_sibling: task.field("sibling")?,
             task_comm: task.field("comm")?,
@@ -158,8 +170,11 @@ impl KernelBtf {
             task_thread_pid: task.field("thread_pid")?,
             task_cgroups: task.field("cgroups")?,
             signal_live: signal.field("live")?,
+            signal_nr_threads: signal.field("nr_threads")?,
             signal_flags: signal.field("flags")?,
             signal_group_exit_code: signal.field("group_exit_code")?,
+            sighand_sigchld_handler: sigchld + action.field("sa_handler")?,
+            sighand_sigchld_flags: sigchld + action.field("sa_flags")?,
             css_set_dfl_cgrp: self.structure("css_set")?.field("dfl_cgrp")?,
             cgroup_kn: self.structure("cgroup")?.field("kn")?,
             kernfs_node_id: self.structure("kernfs_node")?.field("id")?,
