@@ -4,7 +4,7 @@ use std::{
     env,
     ffi::OsString,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -35,6 +35,52 @@ pub(crate) fn build_tracer(root: &Path) -> Result<PathBuf> {
     command.args(["--quiet", "--release", "--package", "tracer"]);
     succeed(command::run(&mut command)?, "the build of tracer")?;
     Ok(tracer)
+}
+
+/// The end-to-end tests as cargo has built them.
+#[derive(Debug)]
+pub(crate) struct TestBinaries {
+    /// Name and path of each test program, in the order of their names.
+    pub(crate) tests: Vec<(String, PathBuf)>,
+    /// The program that leaks on purpose.
+    pub(crate) workload: PathBuf,
+}
+
+/// Builds the end-to-end tests without running them.
+pub(crate) fn build_end_to_end(root: &Path) -> Result<TestBinaries> {
+    setup::ensure(root)?;
+    let mut command = cargo_in(root, "test");
+    command
+        .args(["--quiet", "--package", "tracer-tests", "--no-run"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot run cargo")?;
+    succeed(output.status, "the build of the end-to-end tests")?;
+    test_binaries(&String::from_utf8_lossy(&output.stdout))
+        .context("cargo does not say where the end-to-end tests are")
+}
+
+/// What cargo's messages, one JSON object a line, say of programs.
+fn test_binaries(messages: &str) -> Option<TestBinaries> {
+    let mut tests = Vec::new();
+    let mut workload = None;
+    for message in messages.lines() {
+        let Ok(message) = serde_json::from_str::<serde_json::Value>(message) else {
+            continue;
+        };
+        let (Some(path), Some(name)) =
+            (message["executable"].as_str(), message["target"]["name"].as_str())
+        else {
+            continue;
+        };
+        match message["target"]["kind"][0].as_str() {
+            Some("test") => tests.push((name.to_owned(), path.into())),
+            Some("bin") if name == "workload" => workload = Some(path.into()),
+            _ => {}
+        }
+    }
+    tests.sort_unstable();
+    if tests.is_empty() { None } else { Some(TestBinaries { tests, workload: workload? }) }
 }
 
 /// Becomes `cargo test`. Tests that look into the kernel need root, so all of them get it.
@@ -129,6 +175,27 @@ mod tests {
         assert_eq!(for_cargo(&words("--test e2e -- --nocapture")), words("--test e2e"));
         assert_eq!(for_cargo(&words("-- --nocapture")), words(""));
         assert_eq!(for_cargo(&words("orphan")), words("orphan"));
+    }
+
+    #[test]
+    fn test_programs_are_read_from_the_messages_of_cargo() {
+        let artifact = |kind: &str, name: &str, path: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"kind":["{kind}"],"name":"{name}"}},"executable":{path}}}"#
+            )
+        };
+        let messages = [
+            artifact("lib", "tracer_tests", "null"),
+            artifact("test", "zombies", r#""/t/debug/deps/zombies-1""#),
+            artifact("bin", "workload", r#""/t/debug/workload""#),
+            artifact("test", "clean", r#""/t/debug/deps/clean-2""#),
+            r#"{"reason":"build-finished","success":true}"#.to_owned(),
+        ];
+        let found = test_binaries(&messages.join("\n")).unwrap();
+        let names: Vec<_> = found.tests.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["clean", "zombies"]);
+        assert_eq!(found.workload, Path::new("/t/debug/workload"));
+        assert!(test_binaries(&messages[..2].join("\n")).is_none());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 mod build;
 mod command;
 mod host;
+mod kernels;
 mod plan;
 mod run;
 mod setup;
@@ -57,6 +58,12 @@ enum Task {
         #[arg(last = true, value_name = "TEST_ARGS")]
         test_arguments: Vec<OsString>,
     },
+    /// Run the end-to-end tests on this machine's kernel and on Debian's, in virtual machines
+    /// (sets up and builds first).
+    ///
+    /// Prints a matrix, test by kernel. Kernels come from Debian's package archive, are checked and
+    /// kept in `target/kernels`; the machines are emulated, so no virtualisation is needed.
+    Kernels(kernels::Options),
     /// Say what this host has and lacks for tracer (sets up and builds first).
     Doctor {
         /// Arguments of `tracer doctor`.
@@ -69,6 +76,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<OsString>,
     },
+    /// Run a suite of end-to-end tests and tell each outcome in a line; for `kernels`.
+    #[command(hide = true)]
+    RunSuite { suite: PathBuf },
+    /// Be the first process of a virtual machine; for `kernels`.
+    #[command(hide = true)]
+    Guest,
 }
 
 /// The status by which `tracer run` says that not COMMAND but tracer failed; so do we.
@@ -100,6 +113,9 @@ fn perform(task: Task) -> Result<()> {
         }
         Task::Doctor { arguments } => run::doctor(&root, &arguments),
         Task::AsRoot { command } => run::as_root(&command),
+        Task::Kernels(options) => kernels::kernels(&root, &options),
+        Task::RunSuite { suite } => kernels::suite::run(&suite),
+        Task::Guest => kernels::guest::main(),
     }
 }
 

@@ -6,11 +6,12 @@
 //! 1. Debian's rustc with a prebuilt core library for BPF: no nightly, nothing to build but the linker.
 //! 2. The pinned nightly from rustup, which builds the core library itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{
-    command::Root,
+    command::{Root, find_program},
     host::{Apt, Host, Llvm},
+    kernels::{archive, qemu},
     toolchain::{BPF_LINKER, NIGHTLY, NIGHTLY_LLVM, Origin, Rustc},
 };
 
@@ -41,6 +42,36 @@ pub(crate) const TOOLS: [(&str, &str); 3] = [
     ("python3", "runs the example and the tests' leaking workloads"),
     ("gcc", "compiles the tests' workloads in C, and links Rust"),
     ("make", "runs a test's workload that must show no leak"),
+];
+
+/// Something that virtual machines of `cargo xtask kernels` need.
+#[derive(Debug)]
+pub(crate) struct MachineTool {
+    /// Debian's package.
+    pub(crate) package: &'static str,
+    /// A program in `PATH`, or a file.
+    pub(crate) place: &'static str,
+    pub(crate) why: &'static str,
+}
+
+impl MachineTool {
+    pub(crate) fn is_there(&self) -> bool {
+        Path::new(self.place).is_file() || find_program(self.place).is_some()
+    }
+}
+
+/// Brought only when `cargo xtask kernels` is asked for.
+pub(crate) const MACHINE_TOOLS: [MachineTool; 2] = [
+    MachineTool {
+        package: "qemu-system-x86",
+        place: qemu::PROGRAM,
+        why: "boots the kernels of `cargo xtask kernels`",
+    },
+    MachineTool {
+        package: "debian-archive-keyring",
+        place: archive::KEYRING,
+        why: "verifies the kernels that come from Debian's archive",
+    },
 ];
 
 /// A Debian package to install.

@@ -5,7 +5,7 @@
 //! what is not there.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -49,6 +49,32 @@ pub(crate) fn ensure(root: &Path) -> Result<Toolchain> {
     let toolchain = take_first(routes, host.root, root)?;
     write_record(&toolchain, root)?;
     Ok(toolchain)
+}
+
+/// Makes sure of what `cargo xtask kernels` boots virtual machines with; nothing else needs it.
+pub(crate) fn ensure_virtual_machines() -> Result<()> {
+    if env::consts::ARCH != "x86_64" {
+        bail!("Debian's cloud kernels are run on x86_64 only, this is {}", env::consts::ARCH);
+    }
+    let lacking = plan::MACHINE_TOOLS.iter().filter(|tool| !tool.is_there());
+    let packages: Vec<_> = lacking.map(|tool| Package::new(tool.package, tool.why)).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = packages.iter().map(|package| package.name.clone()).collect();
+    let names = names.join(" ");
+    let root = Root::probe();
+    if find_program("apt-get").is_none() {
+        bail!("virtual machines need Debian's {names}, and there is no apt here");
+    }
+    if root == Root::No {
+        bail!("virtual machines need {names}; install them as root, or run cargo xtask as root");
+    }
+    install_packages(&packages, root)?;
+    match plan::MACHINE_TOOLS.iter().find(|tool| !tool.is_there()) {
+        Some(tool) => bail!("{} is installed, and there is still no {}", tool.package, tool.place),
+        None => Ok(()),
+    }
 }
 
 /// Follows the routes until one leads to a toolchain.

@@ -1,0 +1,289 @@
+//! `cargo xtask kernels`: the end-to-end tests on this machine's kernel and on Debian's, each in a
+//! virtual machine, as a matrix.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `mirror`, `archive` | a kernel out of Debian's package archive, by apt, checked and cached |
+//! | `contents`, `initramfs` | the image that the machine starts from |
+//! | `qemu`, `guest` | the machine from outside, and its first process |
+//! | `suite`, `outcome` | the tests, their runner, and the lines in which it tells what came of them |
+//! | `column`, `matrix` | these lines taken in, one kernel a column, and shown |
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{
+    build::{self, TestBinaries},
+    command::Root,
+    setup,
+};
+
+pub(crate) mod archive;
+mod column;
+mod contents;
+pub(crate) mod guest;
+mod initramfs;
+mod matrix;
+mod mirror;
+mod outcome;
+pub(crate) mod qemu;
+pub(crate) mod suite;
+
+use archive::{Archive, Kernel};
+use column::Column;
+use contents::Built;
+use initramfs::Initramfs;
+use matrix::Matrix;
+use outcome::{Outcome, Verdict};
+use suite::{Suite, Test};
+
+/// The column of this machine's own kernel.
+const HOST: &str = "host";
+
+/// How long one test may take on this machine, and in an emulated one.
+const SECONDS: u64 = 300;
+const SECONDS_EMULATED: u64 = 600;
+
+/// Lines of the console's end that are shown when a guest did not finish.
+const CONSOLE_LINES: usize = 30;
+
+/// What `cargo xtask kernels` is asked for.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Kernels to run on: 5.10, 6.1, 6.12, sid (or the version sid has), host. All by default.
+    #[arg(value_name = "VERSION")]
+    pub(crate) versions: Vec<String>,
+    /// Leave this machine's own kernel out.
+    #[arg(long)]
+    pub(crate) no_host: bool,
+    /// Only tests with NAME in `program::name` (repeatable).
+    #[arg(long = "test", value_name = "NAME")]
+    pub(crate) tests: Vec<String>,
+    /// Also write the matrix to FILE, as JSON, with the whole output of each failed test.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Look for newer kernels than those fetched before.
+    #[arg(long)]
+    pub(crate) update: bool,
+}
+
+impl Options {
+    /// The columns to make, this machine's first.
+    fn columns(&self) -> Vec<String> {
+        let mut asked = self.versions.clone();
+        if asked.is_empty() {
+            asked.push(HOST.to_owned());
+            asked.extend(archive::all_versions());
+        }
+        asked.retain(|version| !(self.no_host && version == HOST));
+        asked.sort_by_key(|version| version != HOST);
+        asked.dedup();
+        asked
+    }
+
+    fn wants(&self, test: &Test) -> bool {
+        let title = test.title();
+        self.tests.is_empty() || self.tests.iter().any(|part| title.contains(part.as_str()))
+    }
+}
+
+/// Runs the matrix; an error if anything in it is not good.
+pub(crate) fn kernels(root: &Path, options: &Options) -> Result<()> {
+    let asked = options.columns();
+    if asked.is_empty() {
+        bail!("no kernel is left to run on");
+    }
+    if asked.iter().any(|version| version != HOST) {
+        setup::ensure_virtual_machines()?;
+    }
+    let as_root = Root::probe();
+    if asked.iter().any(|version| version == HOST) {
+        // Refuse before a long build.
+        as_root.command(Path::new("the tests"))?;
+    }
+    let bench = Bench::build(root, options)?;
+    let mut archive = Archive::new(bench.cache.clone(), options.update);
+    let mut columns = Vec::new();
+    for version in &asked {
+        let column = if version == HOST {
+            bench.run_here(as_root)
+        } else {
+            archive.kernel(version).and_then(|kernel| bench.boot(&kernel))
+        };
+        // One kernel that cannot be had says nothing about the others.
+        columns.push(column.unwrap_or_else(|error| Column::failed(version, format!("{error:#}"))));
+    }
+    let tests = bench.tests.iter().map(Test::title).collect();
+    let matrix = Matrix { tests, columns };
+    println!("{}", matrix.to_text());
+    if let Some(file) = &options.json {
+        fs::write(file, serde_json::to_vec_pretty(&matrix.to_json())?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if !matrix.is_good() {
+        bail!("not every test passed on every kernel");
+    }
+    Ok(())
+}
+
+/// Everything that the columns have in common.
+struct Bench {
+    /// `target/kernels`: kernels, and the consoles of the last runs.
+    cache: PathBuf,
+    built: Built,
+    tests: Vec<Test>,
+}
+
+impl Bench {
+    fn build(root: &Path, options: &Options) -> Result<Self> {
+        let tracer = build::build_tracer(root)?;
+        let TestBinaries { tests: programs, workload } = build::build_end_to_end(root)?;
+        let mut tests = Vec::new();
+        for (program, executable) in &programs {
+            let listed = Command::new(executable).args(["--list", "--format", "terse"]).output();
+            let listed = listed.with_context(|| format!("cannot run {}", executable.display()))?;
+            let names = suite::names_in(&String::from_utf8_lossy(&listed.stdout));
+            tests.extend(names.into_iter().map(|name| Test {
+                program: program.clone(),
+                name,
+                executable: executable.clone(),
+            }));
+        }
+        tests.retain(|test| options.wants(test));
+        if tests.is_empty() {
+            bail!("no test fits {:?}", options.tests);
+        }
+        let cache = root.join("target/kernels");
+        fs::create_dir_all(&cache).with_context(|| format!("no {}", cache.display()))?;
+        let programs = programs.into_iter().map(|(_, executable)| executable).collect();
+        let built = Built { workspace: root.to_owned(), programs, workload, tracer };
+        Ok(Self { cache, built, tests })
+    }
+
+    fn suite(&self, jobs: usize, seconds: u64) -> Suite {
+        Suite { tests: self.tests.clone(), tracer: self.built.tracer.clone(), jobs, seconds }
+    }
+
+    /// The column of this machine's own kernel.
+    fn run_here(&self, as_root: Root) -> Result<Column> {
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        let suite = self.cache.join("suite.json");
+        self.suite(jobs, SECONDS).write(&suite)?;
+        let xtask = std::env::current_exe().context("cannot find our own program")?;
+        let mut command = as_root.command(&xtask)?;
+        command.arg("run-suite").arg(&suite);
+        let silence = Duration::from_secs(2 * SECONDS);
+        column::watch(HOST, &mut command, silence, &progress(HOST))
+    }
+
+    /// The column of a kernel in a machine of its own.
+    fn boot(&self, kernel: &Kernel) -> Result<Column> {
+        let title = archive::series(&kernel.release);
+        let scratch = tempfile::tempdir_in(&self.cache)?;
+        let initramfs = self.image(kernel, scratch.path())?;
+        let console = self.cache.join(format!("console-{title}.log"));
+        let size = fs::metadata(&initramfs)?.len() >> 20;
+        eprintln!(
+            "kernels: booting {} (Debian {}), image {size} MiB, console in {}",
+            kernel.release,
+            kernel.package_version,
+            console.display()
+        );
+        let machine =
+            qemu::Machine { image: &kernel.image, initramfs: &initramfs, console: console.clone() };
+        let silence = Duration::from_secs(2 * SECONDS_EMULATED);
+        let mut command = machine.command()?;
+        let mut column = column::watch(&title, &mut command, silence, &progress(&title))?;
+        let said = fs::read(&console).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        column.failures.extend(defects_in(&said));
+        if column.release.as_ref().is_some_and(|release| *release != kernel.release) {
+            column.failures.push(format!("not the kernel {}", kernel.release));
+        }
+        if !column.failures.is_empty() {
+            let lines: Vec<_> = said.lines().collect();
+            let end = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
+            column.failures.extend(end.iter().map(|line| format!("console: {line}")));
+        }
+        Ok(column)
+    }
+
+    fn image(&self, kernel: &Kernel, scratch: &Path) -> Result<PathBuf> {
+        let mut image: Initramfs = contents::image(&self.built, scratch)?;
+        self.suite(qemu::PROCESSORS, SECONDS_EMULATED).write(&scratch.join("suite"))?;
+        image.host_as(&scratch.join("suite"), Path::new(guest::SUITE))?;
+        if let Some(module) = &kernel.loop_module {
+            image.host_as(module, Path::new(guest::LOOP_MODULE))?;
+        }
+        let archive = scratch.join("initramfs");
+        image.write(&archive)?;
+        Ok(archive)
+    }
+}
+
+/// A line for what did not just pass, while it runs.
+fn progress(title: &str) -> impl Fn(&Outcome) {
+    move |outcome| {
+        let Outcome { test, verdict, seconds } = outcome;
+        match verdict {
+            Verdict::Ok => eprintln!("{title}: ok {test} ({seconds:.1} s)"),
+            Verdict::Failed { .. } => eprintln!("{title}: FAIL {test} ({seconds:.1} s)"),
+            Verdict::Skipped { reason } => eprintln!("{title}: skip {test}: {reason}"),
+        }
+    }
+}
+
+/// The kernel's own complaints of itself, which no run may bring about.
+fn defects_in(console: &str) -> Vec<String> {
+    let complaints = ["BUG:", "Oops:", "Kernel panic", "general protection fault", "WARNING: CPU"];
+    let lines = console.lines().filter(|line| complaints.iter().any(|word| line.contains(word)));
+    lines.map(|line| format!("the kernel complained: {}", line.trim())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns(versions: &[&str], no_host: bool) -> Vec<String> {
+        let versions = versions.iter().map(|version| (*version).to_owned()).collect();
+        Options { versions, no_host, ..Options::default() }.columns()
+    }
+
+    #[test]
+    fn own_kernel_comes_first_and_can_be_left_out() {
+        assert_eq!(columns(&[], false), ["host", "5.10", "6.1", "6.12", "sid"]);
+        assert_eq!(columns(&[], true), ["5.10", "6.1", "6.12", "sid"]);
+        assert_eq!(columns(&["6.12", "host", "5.10"], false), ["host", "6.12", "5.10"]);
+        assert_eq!(columns(&["6.12"], false), ["6.12"]);
+        assert_eq!(columns(&["host"], true), [""; 0]);
+    }
+
+    #[test]
+    fn tests_are_chosen_by_part_of_their_title() {
+        let test = |program: &str, name: &str| Test {
+            program: program.to_owned(),
+            name: name.to_owned(),
+            executable: PathBuf::new(),
+        };
+        let options = Options { tests: vec!["zombies::".to_owned()], ..Options::default() };
+        assert!(options.wants(&test("zombies", "one")));
+        assert!(!options.wants(&test("survivors", "two_zombies")));
+        assert!(Options::default().wants(&test("survivors", "one")));
+    }
+
+    #[test]
+    fn complaints_of_the_kernel_are_found() {
+        let console = "[    1.0] Linux version 6.1\n[   60.2] BUG: kernel NULL pointer dereference\r\n\
+                       [   60.3] Memory cgroup out of memory: Killed process 7\n";
+        let found = defects_in(console);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].ends_with("NULL pointer dereference"), "{found:?}");
+    }
+}

@@ -1,0 +1,99 @@
+//! A virtual machine: a kernel and an image in, lines out.
+//!
+//! By software emulation only: whether `/dev/kvm` works differs from host to host, a boot takes a
+//! few seconds either way.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::Result;
+
+/// The program, in Debian's package `qemu-system-x86`.
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Memory of a machine. Its files are in memory, too.
+const MEMORY: &str = "3G";
+
+/// Processors of a machine.
+pub(crate) const PROCESSORS: usize = 2;
+
+/// A machine that still has to be started.
+#[derive(Debug)]
+pub(crate) struct Machine<'a> {
+    /// The kernel.
+    pub(crate) image: &'a Path,
+    /// The initramfs; its `/init` is the first process.
+    pub(crate) initramfs: &'a Path,
+    /// Where the kernel's messages go.
+    pub(crate) console: PathBuf,
+}
+
+impl Machine<'_> {
+    /// The command that runs the machine until it switches itself off. The guest's second serial
+    /// line is its standard output.
+    pub(crate) fn command(&self) -> Result<Command> {
+        let Self { image, initramfs, console } = self;
+        // Made first: an error of qemu's own would say less.
+        File::create(console)?;
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["-accel", "tcg,thread=multi", "-machine", "pc", "-m", MEMORY])
+            // The newest instructions, without five-level page tables, which only cost time.
+            .args(["-cpu", "max,la57=off", "-smp", &PROCESSORS.to_string()])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .arg("-serial")
+            .arg(option("file:", console))
+            .args(["-chardev", "stdio,id=results,signal=off", "-serial", "chardev:results"])
+            .arg("-kernel")
+            .arg(image)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", &command_line()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        Ok(command)
+    }
+}
+
+/// The kernel's command line; what follows the dashes are arguments of the first process.
+fn command_line() -> String {
+    let options = [
+        "console=ttyS0",
+        "rdinit=/init",
+        // End at once, which -no-reboot makes the end of qemu.
+        "panic=-1",
+        // The emulated processor's random numbers will do: nobody else has any this early.
+        "random.trust_cpu=on",
+        // The emulated timer may be late in the boot's check of it.
+        "no_timer_check",
+        // Emulated processors stand still whenever the host has other things to do.
+        "rcupdate.rcu_cpu_stall_suppress=1",
+        "nowatchdog",
+        "-- guest",
+    ];
+    options.join(" ")
+}
+
+fn option(prefix: &str, path: &Path) -> std::ffi::OsString {
+    // qemu takes a doubled comma for one.
+    let path = path.to_string_lossy().replace(',', ",,");
+    format!("{prefix}{path}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_paths_do_not_end_an_option() {
+        assert_eq!(option("file:", Path::new("/a,b/c")), "file:/a,,b/c");
+    }
+
+    #[test]
+    fn first_process_is_told_that_it_is_a_guest() {
+        assert!(command_line().ends_with(" -- guest"));
+    }
+}
