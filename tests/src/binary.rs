@@ -51,7 +51,7 @@ pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is a folder of the workspace")
 }
 
-/// Whether `PATH` has this program.
+/// Whether there is this program: in `PATH`, or at this path.
 #[must_use]
 pub fn is_installed(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();

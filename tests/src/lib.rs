@@ -19,9 +19,11 @@ pub mod finished;
 pub mod frozen;
 pub mod proc;
 pub mod run;
+mod skip;
 mod stream;
 pub mod sys;
 mod terminal;
 
 pub use finished::{Finding, Finished, time};
 pub use run::{Run, Running};
+pub use skip::skip;

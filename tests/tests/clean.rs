@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tracer_tests::{Finished, Run, binary};
+use tracer_tests::{Finished, Run, binary, skip};
 
 /// A folder with these files.
 fn project(files: &[(&str, &str)]) -> TempDir {
@@ -37,7 +37,7 @@ fn path(of: &Path) -> &str {
 #[test]
 fn parallel_make_is_clean() {
     if !binary::is_installed("make") || !binary::is_installed("gcc") {
-        return println!("skipped: no make or no gcc here");
+        return skip("no make or no gcc here");
     }
     let mut makefile = "all: program\nprogram: main.o".to_owned();
     let mut main = "int main(void) { return 0".to_owned();
@@ -61,6 +61,10 @@ fn parallel_make_is_clean() {
 
 #[test]
 fn cargo_build_is_clean() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    if !binary::is_installed(&cargo) {
+        return skip("no cargo here");
+    }
     let manifest =
         "[package]\nname = \"tiny\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[workspace]\n";
     let build_script = "fn main() { println!(\"cargo::rerun-if-changed=build.rs\") }";
@@ -70,7 +74,6 @@ fn cargo_build_is_clean() {
         ("src/lib.rs", "pub fn one() -> i32 { 1 }\n"),
         ("src/main.rs", "fn main() { assert_eq!(tiny::one(), 1); }\n"),
     ]);
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let manifest = folder.path().join("Cargo.toml");
     let command = [&*cargo, "build", "--offline", "--manifest-path", path(&manifest)];
     // A wrapper such as sccache leaves a server behind, on purpose.
@@ -99,7 +102,7 @@ fn pipelines_of_a_build_script_are_clean() {
 #[test]
 fn npm_scripts_are_clean() {
     if !binary::is_installed("npm") {
-        return println!("skipped: no npm here");
+        return skip("no npm here");
     }
     let package = r#"{"name": "tiny", "version": "1.0.0", "scripts": {
         "prebuild": "node -e 'process.exit(0)'",
@@ -135,7 +138,7 @@ fn shim_in_front_of_the_interpreter_is_clean() {
 #[test]
 fn work_under_strace_is_clean() {
     if !binary::is_installed("strace") {
-        return println!("skipped: no strace here");
+        return skip("no strace here");
     }
     // A ptracer learns of each death first, and reaps nothing for the parent.
     let line = "sh -c 'true | cat' & (true &); wait; sh -c 'exit 0'";

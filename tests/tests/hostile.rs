@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use tracer_tests::{Finished, Run, binary, finished, proc, sys};
+use tracer_tests::{Finished, Run, binary, finished, proc, skip, sys};
 
 const LONG: Duration = Duration::from_millis(700);
 
@@ -223,7 +223,7 @@ fn stranger_with_the_pid_of_a_process_that_ended_within_grace_is_none_of_ours() 
 #[test]
 fn pids_that_come_round_in_a_namespace_are_not_confused() {
     if let Err(reason) = proc::per_namespace_pid_max() {
-        return println!("skipped: {reason}");
+        return skip(&reason);
     }
     let finished = Run::command(["unshare", "-pf", "--mount-proc"])
         .arguments([binary::workload().as_os_str(), "pids-wrap".as_ref()])

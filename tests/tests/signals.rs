@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tracer_tests::cgroup::MemoryCgroup;
-use tracer_tests::{Finished, Run, Running, binary, proc, sys};
+use tracer_tests::{Finished, Run, Running, binary, proc, skip, sys};
 
 /// Sends a signal from a process of its own: its pid.
 fn send(signal: i32, to: sys::Pid) -> sys::Pid {
@@ -116,7 +116,7 @@ fn out_of_memory(args: &[&str], prepare: impl FnOnce(Run) -> Run) -> Option<Fini
     let cgroup = match MemoryCgroup::with_limit(48 << 20) {
         Ok(cgroup) => cgroup,
         Err(reason) => {
-            println!("skipped: {reason}");
+            skip(&reason);
             return None;
         }
     };

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tracer_tests::frozen::FreezableFs;
-use tracer_tests::{Run, proc, sys};
+use tracer_tests::{Run, proc, skip, sys};
 
 const LONG: Duration = Duration::from_millis(1500);
 
@@ -56,7 +56,7 @@ fn short_uninterruptible_sleep_is_no_finding() {
 fn writer_to_a_dead_file_system_is_told_with_the_mount_and_survives_sigkill() {
     let mut file_system = match FreezableFs::mount() {
         Ok(file_system) => file_system,
-        Err(reason) => return println!("skipped: {reason}"),
+        Err(reason) => return skip(&reason),
     };
     let file = format!("file={}", file_system.path().join("file").display());
     let running = Run::workload(["writes", &file, "kill=yes"])

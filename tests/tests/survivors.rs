@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tracer_tests::{Finished, Run, binary, finished, proc, sys};
+use tracer_tests::{Finished, Run, binary, finished, proc, skip, sys};
 
 fn short_grace(run: Run) -> Run {
     run.grace("300ms").standing_for("leaving", Duration::ZERO)
@@ -170,7 +170,7 @@ fn tcp_port_is_named_with_its_holder() {
 #[test]
 fn tcp_port_of_ipv6_is_named_with_its_holder() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        return println!("skipped: no IPv6 here");
+        return skip("no IPv6 here");
     }
     let (finished, server) = with_server(&["listen=tcp6"]);
     let address = format!("[::1]:{}", finished.fact("sleeper").number("port"));

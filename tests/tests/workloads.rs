@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tracer_tests::cgroup::MemoryCgroup;
 use tracer_tests::frozen::FreezableFs;
-use tracer_tests::{Finished, Run, Running, proc, sys};
+use tracer_tests::{Finished, Run, Running, proc, skip, sys};
 
 fn alone(args: &[&str]) -> Running {
     Run::workload(args.iter().copied()).alone().start()
@@ -186,7 +186,7 @@ fn a_vfork_child_may_end_without_exec() {
 fn a_writer_to_a_frozen_file_system_cannot_be_killed() {
     let mut file_system = match FreezableFs::mount() {
         Ok(file_system) => file_system,
-        Err(reason) => return println!("skipped: {reason}"),
+        Err(reason) => return skip(&reason),
     };
     let file = format!("file={}", file_system.path().join("file").display());
     let running = alone(&["writes", &file]);
@@ -328,7 +328,7 @@ fn a_pid_can_be_given_out_again_at_once() {
 #[test]
 fn a_small_pid_max_in_a_namespace_makes_pids_come_round() {
     if let Err(reason) = proc::per_namespace_pid_max() {
-        return println!("skipped: {reason}");
+        return skip(&reason);
     }
     let before = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
     let running =
@@ -348,7 +348,7 @@ fn a_small_pid_max_in_a_namespace_makes_pids_come_round() {
 fn the_oom_killer_takes_the_one_in_the_small_cgroup() {
     let cgroup = match MemoryCgroup::with_limit(48 << 20) {
         Ok(cgroup) => cgroup,
-        Err(reason) => return println!("skipped: {reason}"),
+        Err(reason) => return skip(&reason),
     };
     let argument = format!("cgroup={}", cgroup.path().display());
     let finished = alone(&["hog", &argument]).finish();
