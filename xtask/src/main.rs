@@ -17,6 +17,7 @@ mod kernels;
 mod plan;
 mod run;
 mod setup;
+mod test;
 mod toolchain;
 
 /// Set up, build, run and test tracer from this checkout.
@@ -49,8 +50,13 @@ enum Task {
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
-    /// Run every test, as root (sets up and builds first).
+    /// Run the tests, as root (sets up and builds first).
+    ///
+    /// Without --all, those that take minutes on this machine alone; says what it left out.
     Test {
+        /// Everything: long runs too, and other kernels in virtual machines.
+        #[arg(long, conflicts_with_all = ["arguments", "test_arguments"])]
+        all: bool,
         /// Arguments of `cargo test`, such as a test's name or `-- --nocapture`.
         #[arg(allow_hyphen_values = true, value_name = "ARGS")]
         arguments: Vec<OsString>,
@@ -108,8 +114,8 @@ fn perform(task: Task) -> Result<()> {
         Task::Setup => setup::setup(&root),
         Task::Build { release } => build::build(&root, release),
         Task::Run { options, command } => run::run(&root, options, command),
-        Task::Test { arguments, test_arguments } => {
-            build::test(&root, &with_test_arguments(arguments, test_arguments))
+        Task::Test { all, arguments, test_arguments } => {
+            test::test(&root, all, &with_test_arguments(arguments, test_arguments))
         }
         Task::Doctor { arguments } => run::doctor(&root, &arguments),
         Task::AsRoot { command } => run::as_root(&command),
@@ -156,7 +162,7 @@ mod tests {
     }
 
     fn test_of(line: &str) -> Vec<OsString> {
-        let Task::Test { arguments, test_arguments } = parse(line) else {
+        let Task::Test { all: false, arguments, test_arguments } = parse(line) else {
             panic!("not test");
         };
         with_test_arguments(arguments, test_arguments)
@@ -182,6 +188,13 @@ mod tests {
     fn run_takes_a_command_without_dashes() {
         let command = words("make -j2 --help");
         assert_eq!(run_of("run make -j2 --help"), (words(""), command));
+    }
+
+    #[test]
+    fn everything_is_tested_only_when_asked_for() {
+        assert!(matches!(parse("test --all"), Task::Test { all: true, .. }));
+        assert!(matches!(parse("test -- --all"), Task::Test { all: false, .. }));
+        assert!(Arguments::try_parse_from(["cargo xtask", "test", "--all", "orphan"]).is_err());
     }
 
     #[test]
