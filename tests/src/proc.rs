@@ -134,7 +134,7 @@ pub fn wchan(pid: Pid) -> Option<String> {
 /// longer than [`PATIENCE`]. For conditions that no descriptor announces.
 #[track_caller]
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE * sys::slowness();
     loop {
         if let Some(found) = look() {
             return found;

@@ -345,7 +345,7 @@ impl Running {
         patience: Duration,
         look: impl Fn(&Facts, Duration) -> Option<Fact>,
     ) -> Fact {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + patience * sys::slowness();
         while Instant::now() < deadline {
             if let Some(fact) = look(&self.facts, Duration::from_millis(100)) {
                 return fact;

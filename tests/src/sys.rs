@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,10 +24,29 @@ pub const LIFE_SECONDS: u32 = 120;
 /// Longest wait for a condition that is expected at once.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Environment variable that says how many times slower than usual this machine is: an emulated
+/// one. Tests and workloads are then so much more patient, and floods so much smaller.
+pub const SLOWNESS: &str = "WORKLOAD_SLOWNESS";
+
+/// The number in [`SLOWNESS`]; 1 where there is none.
+#[must_use]
+pub fn slowness() -> u32 {
+    static SLOWNESS_HERE: OnceLock<u32> = OnceLock::new();
+    *SLOWNESS_HERE.get_or_init(|| {
+        let set = std::env::var(SLOWNESS).ok().map(|text| text.parse());
+        match set {
+            None => 1,
+            Some(Ok(times)) if times > 0 => times,
+            Some(_) => panic!("{SLOWNESS} is no positive number"),
+        }
+    })
+}
+
 /// Ends this process by `SIGALRM` after [`LIFE_SECONDS`]. Survives exec, not fork.
 pub fn bound_life() {
+    let seconds = LIFE_SECONDS * slowness();
     // SAFETY: alarm takes a number and touches no memory.
-    unsafe { libc::alarm(LIFE_SECONDS) };
+    unsafe { libc::alarm(seconds) };
 }
 
 /// Takes back [`bound_life`], for a process whose early end would do harm.
@@ -200,10 +220,11 @@ pub fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// Whether the process behind this pidfd is dead, or dies before `patience` ends.
+/// Whether the process behind this pidfd is dead, or dies before `patience` ends (on a slow machine
+/// so much later).
 #[must_use]
 pub fn dies_within(pidfd: &OwnedFd, patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + patience * slowness();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).expect("patience is a matter of seconds");

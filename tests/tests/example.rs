@@ -32,7 +32,7 @@ fn leaky_agent_is_caught_four_times() {
 }
 
 #[test]
-fn leaky_agent_ends_well_and_soon_by_itself() {
+fn leaky_agent_ends_well_by_itself() {
     let example = binary::workspace().join("examples/leaky_agent.py");
     // Below an adopter of our own, so that all it leaves can be told from the rest of the host.
     let around = [binary::workload().as_os_str(), "subreaper".as_ref(), "--".as_ref()];
@@ -48,8 +48,5 @@ fn leaky_agent_ends_well_and_soon_by_itself() {
     let living = left.iter().filter(|&&pid| proc::is_alive(pid)).count();
     assert_eq!(living, 3, "{:?}", left.iter().map(|&pid| proc::stat(pid)).collect::<Vec<_>>());
     sys::signal_pidfd(&adopter, libc::SIGCONT);
-    let finished = running.finish();
-    finished.expect_code(0);
-    let seconds = finished.elapsed.as_secs_f32();
-    assert!((1.0..6.0).contains(&seconds), "{seconds} s");
+    running.finish().expect_code(0);
 }

@@ -8,7 +8,7 @@ import sys
 
 from tell import hold, tell, until_dead
 
-signal.alarm(120)
+signal.alarm(120 * int(os.environ.get("WORKLOAD_SLOWNESS", "1")))
 child = subprocess.Popen([os.environ["WORKLOAD"], "exit", "as=zombie", "code=7"])
 until_dead(child.pid)
 tell("parent", child=child.pid)

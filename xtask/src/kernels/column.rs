@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _},
+    os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -10,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::outcome::{Line, Outcome, Verdict};
 
@@ -68,6 +70,10 @@ pub(crate) fn watch(
     progress: &dyn Fn(&Outcome),
 ) -> Result<Column> {
     let started = Instant::now();
+    // However we end, a machine does not stay behind.
+    let die_with_us = || Ok(set_parent_process_death_signal(Some(Signal::KILL))?);
+    // SAFETY: one system call between fork and exec, nothing allocated.
+    unsafe { command.pre_exec(die_with_us) };
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot be started")?;
     let output = child.stdout.take().context("its output is a pipe")?;
     let (sender, lines) = mpsc::channel();

@@ -49,7 +49,10 @@ const HOST: &str = "host";
 
 /// How long one test may take on this machine, and in an emulated one.
 const SECONDS: u64 = 300;
-const SECONDS_EMULATED: u64 = 600;
+const SECONDS_EMULATED: u64 = 1000;
+
+/// How many times slower an emulated machine is, roughly.
+const SLOWNESS: u32 = 5;
 
 /// Lines of the console's end that are shown when a guest did not finish.
 const CONSOLE_LINES: usize = 30;
@@ -167,15 +170,16 @@ impl Bench {
         Ok(Self { cache, built, tests })
     }
 
-    fn suite(&self, jobs: usize, seconds: u64) -> Suite {
-        Suite { tests: self.tests.clone(), tracer: self.built.tracer.clone(), jobs, seconds }
+    fn suite(&self, jobs: usize, seconds: u64, slowness: u32) -> Suite {
+        let (tests, tracer) = (self.tests.clone(), self.built.tracer.clone());
+        Suite { tests, tracer, jobs, seconds, slowness }
     }
 
     /// The column of this machine's own kernel.
     fn run_here(&self, as_root: Root) -> Result<Column> {
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         let suite = self.cache.join("suite.json");
-        self.suite(jobs, SECONDS).write(&suite)?;
+        self.suite(jobs, SECONDS, 1).write(&suite)?;
         let xtask = std::env::current_exe().context("cannot find our own program")?;
         let mut command = as_root.command(&xtask)?;
         command.arg("run-suite").arg(&suite);
@@ -217,7 +221,8 @@ impl Bench {
 
     fn image(&self, kernel: &Kernel, scratch: &Path) -> Result<PathBuf> {
         let mut image: Initramfs = contents::image(&self.built, scratch)?;
-        self.suite(qemu::PROCESSORS, SECONDS_EMULATED).write(&scratch.join("suite"))?;
+        let suite = self.suite(qemu::PROCESSORS, SECONDS_EMULATED, SLOWNESS);
+        suite.write(&scratch.join("suite"))?;
         image.host_as(&scratch.join("suite"), Path::new(guest::SUITE))?;
         if let Some(module) = &kernel.loop_module {
             image.host_as(module, Path::new(guest::LOOP_MODULE))?;

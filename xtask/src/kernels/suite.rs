@@ -29,6 +29,9 @@ use super::outcome::{Line, Outcome, Verdict, judge};
 /// writes it.
 pub(crate) const SKIPS: &str = "TRACER_TEST_SKIPS";
 
+/// How many times slower than usual the machine is: a number. `tests/src/sys.rs` reads it.
+const SLOWNESS: &str = "WORKLOAD_SLOWNESS";
+
 /// How much of a failed test's output is kept: its end, bytes.
 const OUTPUT: usize = 64 * 1024;
 
@@ -43,6 +46,8 @@ pub(crate) struct Suite {
     pub(crate) jobs: usize,
     /// How long one may take.
     pub(crate) seconds: u64,
+    /// How many times slower than usual the machine is.
+    pub(crate) slowness: u32,
 }
 
 /// One test function.
@@ -129,6 +134,7 @@ fn attempt(suite: &Suite, test: &Test) -> Result<Verdict> {
         .args(["--exact", &test.name, "--nocapture", "--test-threads=1"])
         .env("TRACER_BIN", &suite.tracer)
         .env(SKIPS, &skips)
+        .env(SLOWNESS, suite.slowness.to_string())
         .stdin(Stdio::null())
         .stdout(into.try_clone()?)
         .stderr(into)
@@ -194,6 +200,7 @@ mod tests {
             tracer: "/tracer under test".into(),
             jobs: 1,
             seconds,
+            slowness: 1,
         };
         (suite, test)
     }
