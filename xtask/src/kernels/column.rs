@@ -22,6 +22,8 @@ pub(crate) struct Column {
     pub(crate) title: String,
     /// `uname -r` of the kernel, once it has run.
     pub(crate) release: Option<String>,
+    /// How long it took until the suite began: for a machine, its boot.
+    pub(crate) started_after: Duration,
     /// What became of the tests, by title.
     pub(crate) outcomes: BTreeMap<String, Outcome>,
     /// Why there are not all of them, or what else went wrong.
@@ -36,6 +38,7 @@ impl Column {
         Self {
             title: title.to_owned(),
             release: None,
+            started_after: Duration::ZERO,
             outcomes: BTreeMap::new(),
             failures: vec![reason],
             elapsed: Duration::ZERO,
@@ -94,7 +97,10 @@ pub(crate) fn watch(
     let mut ended = false;
     loop {
         match lines.recv_timeout(silence) {
-            Ok(Line::Kernel { release }) => column.release = Some(release),
+            Ok(Line::Kernel { release }) => {
+                column.release = Some(release);
+                column.started_after = started.elapsed();
+            }
             Ok(Line::Test(outcome)) => {
                 progress(&outcome);
                 column.outcomes.insert(outcome.test.clone(), outcome);

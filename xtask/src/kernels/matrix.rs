@@ -106,9 +106,14 @@ impl Matrix {
         let mut text = "\n".to_owned();
         for column in &self.columns {
             let (passed, failed, skipped) = column.count();
-            let release = column.release.as_deref().unwrap_or("not booted");
+            let kernel = match &column.release {
+                Some(release) => {
+                    format!("{release}, up in {:.1} s", column.started_after.as_secs_f64())
+                }
+                None => "not booted".to_owned(),
+            };
             text += &format!(
-                "{}: {passed} ok, {failed} failed, {skipped} skipped in {} s ({release})\n",
+                "{}: {passed} ok, {failed} failed, {skipped} skipped in {} s ({kernel})\n",
                 column.title,
                 column.elapsed.as_secs(),
             );
@@ -129,6 +134,7 @@ impl Matrix {
             json!({
                 "name": column.title,
                 "release": column.release,
+                "started_after_seconds": column.started_after.as_secs_f64(),
                 "seconds": column.elapsed.as_secs_f64(),
                 "good": column.is_good() && self.lost(column).is_empty(),
                 "failures": column.failures,
@@ -163,6 +169,7 @@ mod tests {
         Column {
             title: title.to_owned(),
             release: Some(format!("{title}.7-cloud-amd64")),
+            started_after: Duration::from_millis(8250),
             outcomes: outcomes.collect(),
             failures: Vec::new(),
             elapsed: Duration::from_secs(61),
@@ -191,8 +198,8 @@ mod tests {
              a::one     ok   FAIL\n\
              b::two   skip   skip\n\n\
              skipped: b::two on 6.1, host: no npm here\n\n\
-             host: 1 ok, 0 failed, 1 skipped in 61 s (host.7-cloud-amd64)\n\
-             6.1: 0 ok, 1 failed, 1 skipped in 61 s (6.1.7-cloud-amd64)\n"
+             host: 1 ok, 0 failed, 1 skipped in 61 s (host.7-cloud-amd64, up in 8.2 s)\n\
+             6.1: 0 ok, 1 failed, 1 skipped in 61 s (6.1.7-cloud-amd64, up in 8.2 s)\n"
         );
         assert!(!matrix.is_good());
     }
