@@ -83,14 +83,20 @@ pub fn is_in_initial_pid_namespace() -> bool {
     own.is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
 }
 
+/// The kernel's release, and the two numbers that it begins with: 6.12.
+#[must_use]
+pub fn kernel() -> (String, (u32, u32)) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease");
+    let release = release.unwrap_or_else(|error| panic!("the kernel's release: {error}"));
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (release.trim().to_owned(), version)
+}
+
 /// Whether a PID namespace has a `kernel.pid_max` of its own; the reason where it has not.
 /// Before 6.14 it is the whole host's: hands off.
 pub fn per_namespace_pid_max() -> Result<(), String> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease");
-    let release = release.map_err(|error| error.to_string())?;
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
-    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let release = release.trim();
+    let (release, version) = kernel();
     if version >= (6, 14) { Ok(()) } else { Err(format!("{release} has one pid_max for all")) }
 }
 

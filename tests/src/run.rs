@@ -101,6 +101,12 @@ impl Run {
         self.options(["--zombie-after", span])
     }
 
+    /// Sets `--zombie-after` to so many seconds, on a slow machine so much more: longer than any
+    /// parent here takes to wait.
+    pub fn zombie_after_patience(self, seconds: u32) -> Self {
+        self.zombie_after(&format!("{}s", seconds * sys::slowness()))
+    }
+
     /// Starts tracer below this command line, which ends with what runs its arguments.
     pub fn under<T: Into<OsString>>(mut self, command: impl IntoIterator<Item = T>) -> Self {
         self.under = command.into_iter().map(Into::into).collect();

@@ -22,7 +22,7 @@ fn project(files: &[(&str, &str)]) -> TempDir {
 #[track_caller]
 fn expect_clean(run: Run) -> Finished {
     // A busy host may keep a parent from its child's death for a while.
-    let finished = run.zombie_after("10s").patience(Duration::from_secs(180)).finish();
+    let finished = run.zombie_after_patience(10).patience(Duration::from_secs(180)).finish();
     finished.expect_clean();
     for kind in ["zombie", "survivor", "stuck"] {
         assert_eq!(finished.findings_of(kind).len(), 0, "{finished:#}");

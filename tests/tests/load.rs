@@ -9,7 +9,7 @@ const MINUTES: Duration = Duration::from_secs(180);
 
 #[test]
 fn five_thousand_children_in_a_burst_are_all_seen() {
-    let run = Run::workload(["burst", "children=5000"]).zombie_after("60s").patience(MINUTES);
+    let run = Run::workload(["burst", "children=5000"]).zombie_after_patience(60).patience(MINUTES);
     let finished = run.finish();
     finished.expect_nothing_found();
     assert_eq!(finished.fact("parent").number("reaped"), 5000);
@@ -36,7 +36,7 @@ fn more_processes_than_the_table_holds_are_never_called_clean() {
     // 2,000 at once, in a table for 256.
     let finished = Run::workload(["burst", "children=2000"])
         .options(["--max-processes", "256"])
-        .zombie_after("60s")
+        .zombie_after_patience(60)
         .finish();
     finished.expect_verdict("inconclusive").expect_code(24);
 }
@@ -45,7 +45,7 @@ fn more_processes_than_the_table_holds_are_never_called_clean() {
 fn certain_leak_stands_although_the_table_was_too_small() {
     let line =
         r#""$WORKLOAD" sleep & "$WORKLOAD" await names=sleeper; "$WORKLOAD" burst children=2000"#;
-    let run = Run::shell(line).options(["--max-processes", "256"]).zombie_after("60s");
+    let run = Run::shell(line).options(["--max-processes", "256"]).zombie_after_patience(60);
     let finished = run.grace("300ms").finish();
     finished.expect_leak();
     finished.finding("survivor", finished.fact("sleeper").pid);
@@ -77,7 +77,7 @@ fn flooded(line: &str, prepare: impl FnOnce(Run) -> Run) -> Finished {
 
 #[test]
 fn lost_records_are_made_up_for_or_admitted() {
-    let finished = flooded("BURST; exit 0", |run| run.zombie_after("100s"));
+    let finished = flooded("BURST; exit 0", |run| run.zombie_after_patience(100));
     // The shell, the burst and its children.
     let all = 2 + i64::from(CHILDREN * waves());
     assert_eq!(finished.stat("processes") + finished.stat("unseen"), all, "{finished:#}");
@@ -91,7 +91,7 @@ fn lost_records_are_made_up_for_or_admitted() {
 #[test]
 fn survivor_of_a_flood_is_found_although_records_were_lost() {
     let line = r#"BURST; "$WORKLOAD" sleep as=late & exec "$WORKLOAD" await names=late"#;
-    let finished = flooded(line, |run| run.zombie_after("100s").grace("300ms"));
+    let finished = flooded(line, |run| run.zombie_after_patience(100).grace("300ms"));
     finished.expect_leak();
     finished.only_finding("survivor", finished.fact("late").pid);
 }
@@ -99,7 +99,7 @@ fn survivor_of_a_flood_is_found_although_records_were_lost() {
 #[test]
 fn survivor_forked_during_a_flood_is_found_although_its_record_was_lost() {
     let line = r#"(BURST; "$WORKLOAD" sleep as=early &) ; exec "$WORKLOAD" await names=early"#;
-    let finished = flooded(line, |run| run.zombie_after("100s").grace("300ms"));
+    let finished = flooded(line, |run| run.zombie_after_patience(100).grace("300ms"));
     finished.expect_leak();
     finished.only_finding("survivor", finished.fact("early").pid);
 }
