@@ -10,9 +10,12 @@
 //! | `column`, `matrix` | these lines taken in, one kernel a column, and shown |
 
 use std::{
+    collections::VecDeque,
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, OnceLock, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -112,17 +115,17 @@ pub(crate) fn kernels(root: &Path, options: &Options) -> Result<()> {
         as_root.command(Path::new("the tests"))?;
     }
     let bench = Bench::build(root, options)?;
-    let mut archive = Archive::new(bench.cache.clone(), options.update);
     let mut columns = Vec::new();
+    let mut kernels = Vec::new();
+    let mut archive = Archive::new(bench.cache.clone(), options.update);
     for version in &asked {
-        let column = if version == HOST {
-            bench.run_here(as_root)
+        if version == HOST {
+            columns.push(told(HOST, bench.run_here(as_root)));
         } else {
-            archive.kernel(version).and_then(|kernel| bench.boot(&kernel))
-        };
-        // One kernel that cannot be had says nothing about the others.
-        columns.push(column.unwrap_or_else(|error| Column::failed(version, format!("{error:#}"))));
+            kernels.push((version.as_str(), archive.kernel(version)));
+        }
     }
+    columns.extend(bench.boot_all(kernels));
     let tests = bench.tests.iter().map(Test::title).collect();
     let matrix = Matrix { tests, columns };
     println!("{}", matrix.to_text());
@@ -134,6 +137,11 @@ pub(crate) fn kernels(root: &Path, options: &Options) -> Result<()> {
         bail!("not every test passed on every kernel");
     }
     Ok(())
+}
+
+/// One kernel that cannot be had or booted says nothing about the others.
+fn told(title: &str, column: Result<Column>) -> Column {
+    column.unwrap_or_else(|error| Column::failed(title, format!("{error:#}")))
 }
 
 /// Everything that the columns have in common.
@@ -177,14 +185,33 @@ impl Bench {
 
     /// The column of this machine's own kernel.
     fn run_here(&self, as_root: Root) -> Result<Column> {
-        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         let suite = self.cache.join("suite.json");
-        self.suite(jobs, SECONDS, 1).write(&suite)?;
+        self.suite(processors(), SECONDS, 1).write(&suite)?;
         let xtask = std::env::current_exe().context("cannot find our own program")?;
         let mut command = as_root.command(&xtask)?;
         command.arg("run-suite").arg(&suite);
         let silence = Duration::from_secs(2 * SECONDS);
         column::watch(HOST, &mut command, silence, &progress(HOST))
+    }
+
+    /// The columns of these kernels, in their order. An emulated machine has use for one processor
+    /// of this one, so as many run at a time.
+    fn boot_all(&self, kernels: Vec<(&str, Result<Kernel>)>) -> Vec<Column> {
+        let at_a_time = processors().min(kernels.len());
+        let columns: Vec<_> = kernels.iter().map(|_| OnceLock::new()).collect();
+        let queue = Mutex::new(kernels.into_iter().zip(&columns).collect::<VecDeque<_>>());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        thread::scope(|scope| {
+            for _ in 0..at_a_time {
+                scope.spawn(|| {
+                    while let Some(((version, kernel), column)) = next() {
+                        let made = kernel.and_then(|kernel| self.boot(&kernel));
+                        column.get_or_init(|| told(version, made));
+                    }
+                });
+            }
+        });
+        columns.into_iter().filter_map(OnceLock::into_inner).collect()
     }
 
     /// The column of a kernel in a machine of its own.
@@ -233,7 +260,12 @@ impl Bench {
     }
 }
 
-/// A line for what did not just pass, while it runs.
+/// How many processors this machine has.
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A line for each test, while the suite runs.
 fn progress(title: &str) -> impl Fn(&Outcome) {
     move |outcome| {
         let Outcome { test, verdict, seconds } = outcome;

@@ -40,7 +40,10 @@ impl Machine<'_> {
         File::create(console)?;
         let mut command = Command::new(PROGRAM);
         command
-            .args(["-accel", "tcg,thread=multi", "-machine", "pc", "-m", MEMORY])
+            // All processors of the guest in one thread. In several, a processor of the guest may
+            // execute an instruction that another has replaced a while ago, and the kernel, which
+            // replaces its own when a hook is attached, then dies of it ("Oops: int3").
+            .args(["-accel", "tcg,thread=single", "-machine", "pc", "-m", MEMORY])
             // The newest instructions, without five-level page tables, which only cost time.
             .args(["-cpu", "max,la57=off", "-smp", &PROCESSORS.to_string()])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
