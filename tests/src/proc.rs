@@ -136,6 +136,14 @@ pub fn wchan(pid: Pid) -> Option<String> {
     (!name.is_empty() && name != "0").then_some(name)
 }
 
+/// Whether the kernel can say where a process sleeps; the reason where it cannot. Before 5.16
+/// `get_wchan()` of x86 follows frame pointers, and a kernel built for the ORC unwinder has none
+/// ("x86: Fix get_wchan() to support the ORC unwinder").
+pub fn names_wchan() -> Result<(), String> {
+    let (release, version) = kernel();
+    if version >= (5, 16) { Ok(()) } else { Err(format!("{release} may name no wchan")) }
+}
+
 /// Returns what `look` gives as soon as it gives something; panics, naming `what`, when that takes
 /// longer than [`PATIENCE`]. For conditions that no descriptor announces.
 #[track_caller]

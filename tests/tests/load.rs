@@ -1,5 +1,6 @@
 //! Many processes at once, and several runs at once: nothing missed, nothing mixed up.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -18,17 +19,22 @@ fn five_thousand_children_in_a_burst_are_all_seen() {
 }
 
 #[test]
-fn five_thousand_zombies_in_a_burst_are_all_found() {
+fn five_thousand_zombies_in_a_burst_are_found_or_admitted() {
     let run = Run::workload(["burst", "children=5000", "reaped=no"]).zombie_after("0s");
     let finished = run.patience(MINUTES).finish();
     finished.expect_leak();
     let children = finished.fact("parent").details["children"].clone();
-    let mut children: Vec<_> =
+    let children: BTreeSet<_> =
         children.as_array().unwrap().iter().filter_map(Value::as_i64).collect();
-    children.sort_unstable();
-    let found = finished.pids_of("zombie");
-    assert_eq!(found.len(), 5000);
-    assert_eq!(found, children);
+    let found: BTreeSet<_> = finished.pids_of("zombie").into_iter().collect();
+    assert!(found.is_subset(&children));
+    // The kernel side looks at 4,096 children of a dying parent. The others are looked for in
+    // procfs, where an adopter that reaps at once leaves nothing of them.
+    assert!(found.len() >= 4096, "only {} found", found.len());
+    if found.len() < children.len() {
+        let notes = finished.report["notes"].as_array().expect("notes are a list");
+        assert!(!notes.is_empty(), "{} found, and no word of the others", found.len());
+    }
 }
 
 #[test]
