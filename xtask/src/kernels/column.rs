@@ -64,12 +64,21 @@ impl Column {
     }
 }
 
+/// How long nothing may be heard of a suite.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Before it has begun.
+    pub(crate) start: Duration,
+    /// From one outcome to the next.
+    pub(crate) silence: Duration,
+}
+
 /// Starts `command`, which runs a suite, and takes in what it tells. It is killed when it tells
-/// nothing for as long as `silence`.
+/// nothing for longer than `patience`.
 pub(crate) fn watch(
     title: &str,
     command: &mut Command,
-    silence: Duration,
+    patience: Patience,
     progress: &dyn Fn(&Outcome),
 ) -> Result<Column> {
     let started = Instant::now();
@@ -96,6 +105,7 @@ pub(crate) fn watch(
     let mut column = Column { failures: Vec::new(), ..Column::failed(title, String::new()) };
     let mut ended = false;
     loop {
+        let silence = if column.release.is_none() { patience.start } else { patience.silence };
         match lines.recv_timeout(silence) {
             Ok(Line::Kernel { release }) => {
                 column.release = Some(release);
@@ -126,10 +136,11 @@ pub(crate) fn watch(
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const MINUTE: Duration = Duration::from_secs(60);
+    const PATIENCE: Patience = Patience { start: MINUTE, silence: MINUTE };
 
-    fn watch_script(script: &str, silence: Duration) -> Column {
-        watch("6.1", Command::new("sh").args(["-c", script]), silence, &|_| {}).unwrap()
+    fn watch_script(script: &str, patience: Patience) -> Column {
+        watch("6.1", Command::new("sh").args(["-c", script]), patience, &|_| {}).unwrap()
     }
 
     #[test]
@@ -160,8 +171,15 @@ mod tests {
 
     #[test]
     fn machine_that_falls_silent_is_killed() {
-        let column = watch_script("exec sleep 1000", Duration::from_millis(100));
-        assert!(column.failures[0].starts_with("no sign of life"), "{:?}", column.failures);
-        assert!(!column.is_good());
+        let soon = Duration::from_millis(100);
+        let begun = r#"echo '{"event":"kernel","release":"6.1.0"}'; exec sleep 1000"#;
+        for (script, patience) in [
+            ("exec sleep 1000", Patience { start: soon, ..PATIENCE }),
+            (begun, Patience { silence: soon, ..PATIENCE }),
+        ] {
+            let column = watch_script(script, patience);
+            assert!(column.failures[0].starts_with("no sign of life"), "{:?}", column.failures);
+            assert!(!column.is_good());
+        }
     }
 }

@@ -10,7 +10,7 @@
 //! | `column`, `matrix` | these lines taken in, one kernel a column, and shown |
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -40,7 +40,7 @@ pub(crate) mod qemu;
 pub(crate) mod suite;
 
 use archive::{Archive, Kernel};
-use column::Column;
+use column::{Column, Patience};
 use contents::Built;
 use initramfs::Initramfs;
 use matrix::Matrix;
@@ -53,6 +53,9 @@ const HOST: &str = "host";
 /// How long one test may take on this machine, and in an emulated one.
 const SECONDS: u64 = 300;
 const SECONDS_EMULATED: u64 = 1000;
+
+/// How long a kernel may take to boot: usually under 10 s.
+const BOOT: Duration = Duration::from_secs(300);
 
 /// How many times slower an emulated machine is, roughly.
 const SLOWNESS: u32 = 5;
@@ -90,7 +93,8 @@ impl Options {
         }
         asked.retain(|version| !(self.no_host && version == HOST));
         asked.sort_by_key(|version| version != HOST);
-        asked.dedup();
+        let mut seen = BTreeSet::new();
+        asked.retain(|version| seen.insert(version.clone()));
         asked
     }
 
@@ -160,6 +164,9 @@ impl Bench {
         for (program, executable) in &programs {
             let listed = Command::new(executable).args(["--list", "--format", "terse"]).output();
             let listed = listed.with_context(|| format!("cannot run {}", executable.display()))?;
+            if !listed.status.success() {
+                bail!("{} cannot list its tests ({})", executable.display(), listed.status);
+            }
             let names = suite::names_in(&String::from_utf8_lossy(&listed.stdout));
             tests.extend(names.into_iter().map(|name| Test {
                 program: program.clone(),
@@ -190,8 +197,8 @@ impl Bench {
         let xtask = std::env::current_exe().context("cannot find our own program")?;
         let mut command = as_root.command(&xtask)?;
         command.arg("run-suite").arg(&suite);
-        let silence = Duration::from_secs(2 * SECONDS);
-        column::watch(HOST, &mut command, silence, &progress(HOST))
+        let patience = Patience { start: BOOT, silence: Duration::from_secs(2 * SECONDS) };
+        column::watch(HOST, &mut command, patience, &progress(HOST))
     }
 
     /// The columns of these kernels, in their order. An emulated machine has use for one processor
@@ -229,9 +236,9 @@ impl Bench {
         );
         let machine =
             qemu::Machine { image: &kernel.image, initramfs: &initramfs, console: console.clone() };
-        let silence = Duration::from_secs(2 * SECONDS_EMULATED);
+        let patience = Patience { start: BOOT, silence: Duration::from_secs(2 * SECONDS_EMULATED) };
         let mut command = machine.command()?;
-        let mut column = column::watch(&title, &mut command, silence, &progress(&title))?;
+        let mut column = column::watch(&title, &mut command, patience, &progress(&title))?;
         let said = fs::read(&console).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
         column.failures.extend(defects_in(&said));
@@ -298,7 +305,7 @@ mod tests {
         assert_eq!(columns(&[], false), ["host", "5.10", "6.1", "6.12", "sid"]);
         assert_eq!(columns(&[], true), ["5.10", "6.1", "6.12", "sid"]);
         assert_eq!(columns(&["6.12", "host", "5.10"], false), ["host", "6.12", "5.10"]);
-        assert_eq!(columns(&["6.12"], false), ["6.12"]);
+        assert_eq!(columns(&["6.12", "5.10", "6.12"], false), ["6.12", "5.10"]);
         assert_eq!(columns(&["host"], true), [""; 0]);
     }
 
