@@ -18,6 +18,7 @@ pub mod facts;
 pub mod finished;
 pub mod frozen;
 pub mod proc;
+pub mod recordings;
 pub mod run;
 mod skip;
 mod stream;

@@ -22,6 +22,9 @@ use crate::stream::Collector;
 use crate::sys::{self, PATIENCE, Pid};
 use crate::terminal::Terminal;
 
+/// What a recorded run is recorded to, in its folder.
+pub const RECORDING: &str = "run.rec";
+
 /// A run that still has to be started. By default: `tracer run --report REPORT.json -- COMMAND`,
 /// empty stdin, both outputs captured, no colours and no CI variables in the environment.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ pub struct Run {
     under: Vec<OsString>,
     tracer: Option<OsString>,
     traced: bool,
+    recording: Option<PathBuf>,
     report: bool,
     environment: Vec<(OsString, OsString)>,
     dir: TempDir,
@@ -51,6 +55,7 @@ impl Run {
             under: Vec::new(),
             tracer: None,
             traced: true,
+            recording: None,
             report: true,
             environment: Vec::new(),
             dir: tempfile::tempdir().unwrap_or_else(|error| panic!("temporary folder: {error}")),
@@ -116,6 +121,18 @@ impl Run {
     /// Starts the command without tracer, to look at what it does by itself.
     pub fn alone(mut self) -> Self {
         self.traced = false;
+        self
+    }
+
+    /// Starts it with `tracer record` to the file [`RECORDING`] of its folder.
+    pub fn recorded(self) -> Self {
+        let place = self.path(RECORDING);
+        self.recorded_to(place)
+    }
+
+    /// Starts it with `tracer record` to this file.
+    pub fn recorded_to(mut self, place: PathBuf) -> Self {
+        self.recording = Some(place);
         self
     }
 
@@ -214,7 +231,12 @@ impl Run {
         if let Some(tracer) = &self.tracer {
             line.push(tracer.clone());
         } else if self.traced {
-            line.extend([binary::tracer().into(), OsString::from("run")]);
+            line.push(binary::tracer().into());
+            if let Some(place) = &self.recording {
+                line.extend(["record".into(), "--output".into(), place.into()]);
+            } else {
+                line.push("run".into());
+            }
             if self.report {
                 line.extend([OsString::from("--report"), report.into()]);
             }
@@ -393,6 +415,12 @@ impl Running {
     /// Sends a signal to what was started (see [`Running::pid`]).
     pub fn signal(&self, signal: i32) {
         sys::signal_pidfd(&self.child.pidfd, signal);
+    }
+
+    /// A path inside the folder of this run, which is removed with it.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 
     /// Types on the terminal.

@@ -8,7 +8,7 @@
 //!
 //! [`lineage`] is the core and imports none of the others but the leaves [`escape`] and
 //! [`signals`]; [`procfs`] reads, [`kernel`] loads and decodes, [`report`] tells; [`driver`] puts
-//! them together into a run; [`cli`] is one file a subcommand.
+//! them together into a run; [`recording`] keeps what the core took in, for another time; [`cli`] is one file a subcommand.
 
 pub mod cli;
 pub mod driver;
@@ -16,5 +16,6 @@ pub mod escape;
 pub mod kernel;
 pub mod lineage;
 pub mod procfs;
+pub mod recording;
 pub mod report;
 pub mod signals;

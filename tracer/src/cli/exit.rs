@@ -30,6 +30,19 @@ impl Status {
         Self(Self::SIGNALLED.saturating_add(signal))
     }
 
+    /// One of the statuses of a run that was not judged; any other means that tracer failed.
+    #[must_use]
+    pub fn of_refusal(status: u8) -> Self {
+        let known = [Self::NOT_EXECUTABLE, Self::NOT_FOUND];
+        known.into_iter().find(|known| known.0 == status).unwrap_or(Self::FAILED)
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self.0
+    }
+
     /// COMMAND's own status unless that is 0; then what the verdict asks for. `gates` is whether
     /// a leak fails at all.
     #[must_use]

@@ -2,6 +2,9 @@
 
 mod doctor;
 mod exit;
+mod judge;
+mod record;
+mod replay;
 mod run;
 
 use anyhow::Context as _;
@@ -27,6 +30,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::RunArgs>),
+    Record(Box<record::RecordArgs>),
+    Replay(replay::ReplayArgs),
     /// Say what this host has and lacks for tracer, a line a check
     ///
     /// Exit status: 0 if `tracer run` can work here, else 125.
@@ -37,7 +42,11 @@ impl Cli {
     /// Whether `--log-bpf` asks for the kernel programs' diagnostics, which are debug messages.
     #[must_use]
     pub fn logs_kernel(&self) -> bool {
-        matches!(&self.command, Command::Run(args) if args.logs_kernel())
+        match &self.command {
+            Command::Run(args) => args.logs_kernel(),
+            Command::Record(args) => args.run.logs_kernel(),
+            Command::Replay(_) | Command::Doctor => false,
+        }
     }
 
     /// Does what was asked for.
@@ -47,7 +56,9 @@ impl Cli {
     /// [`Status::FAILED`].
     pub fn execute(self) -> anyhow::Result<Status> {
         match self.command {
-            Command::Run(args) => run::execute(&args),
+            Command::Run(args) => run::execute(&args, None),
+            Command::Record(args) => record::execute(&args),
+            Command::Replay(args) => replay::execute(&args),
             Command::Doctor => check_host(),
         }
     }

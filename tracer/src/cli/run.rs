@@ -1,27 +1,22 @@
 //! `tracer run`: runs a command as an invocation and judges what it left.
 
-use std::{
-    ffi::OsString,
-    io::{self, IsTerminal as _, Write as _},
-    os::unix::ffi::OsStrExt as _,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{ffi::OsString, os::unix::ffi::OsStrExt as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, ValueEnum};
-use globset::{GlobBuilder, GlobMatcher};
 
-use super::exit::Status;
+use super::{
+    exit::Status,
+    judge::{JudgeArgs, complain},
+};
 use crate::{
-    driver::{self, CommandError, RunError, RunOptions, User},
-    escape,
+    driver::{self, CommandError, RunError, RunOptions, Settled, User},
     kernel::{
         host,
         load::{DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, Probes},
     },
-    lineage::{Config, FindingKind, Outcome, Policy, Process},
-    report::{self, ReportFile},
+    lineage::Config,
+    recording::{Ending, Recorder},
 };
 
 /// Run a command and judge what it leaves behind
@@ -46,34 +41,11 @@ pub(super) struct RunArgs {
     /// How long a process may sleep uninterruptibly (state D)
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = span)]
     stuck_after: Duration,
-    /// Findings that fail the run: zombie, survivor, orphan, stuck; or none
-    #[arg(long, value_name = "KINDS", value_delimiter = ',', default_value = "zombie,survivor")]
-    fail_on: Vec<FailOn>,
-    /// Fail also on what was put right in time
-    #[arg(long)]
-    strict: bool,
-    /// Never count a process whose name, executable or arguments match (repeatable)
-    #[arg(long, value_name = "GLOB", value_parser = pattern)]
-    allow: Vec<GlobMatcher>,
+    #[command(flatten)]
+    judge: JudgeArgs,
     /// What to do with a leak
     #[arg(long, value_name = "ACTION", default_value = "report")]
     on_leak: OnLeak,
-    // In an attribute: the documentation linter wants marks that help would show.
-    #[arg(
-        long,
-        value_name = "FILE",
-        help = "Write a report: JSON, JUnit or Markdown by the ending .json, .xml or .md (repeatable)"
-    )]
-    report: Vec<PathBuf>,
-    /// What to print on standard error
-    #[arg(long, default_value = "text")]
-    format: Format,
-    /// Exit status for a leak
-    #[arg(long, value_name = "STATUS", default_value_t = Status::LEAKED)]
-    leak_exit_code: u8,
-    /// Print nothing when the verdict is clean
-    #[arg(long)]
-    quiet: bool,
     /// Run COMMAND as this user, with its groups
     #[arg(long, value_name = "NAME", value_parser = User::named)]
     user: Option<User>,
@@ -94,15 +66,6 @@ pub(super) struct RunArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum FailOn {
-    Zombie,
-    Survivor,
-    Orphan,
-    Stuck,
-    None,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum OnLeak {
     /// Tell of it
     Report,
@@ -110,26 +73,11 @@ enum OnLeak {
     Kill,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// The JSON contract, on one line
-    Json,
-    /// Nothing but errors
-    None,
-}
-
 /// `2s`, `300ms`, `1m 30s`, `0s`.
 fn span(text: &str) -> Result<Duration, String> {
     let parsed: Result<jiff::SignedDuration, _> = text.parse();
     let span = parsed.map_err(|error| error.to_string())?;
     Duration::try_from(span).map_err(|_| "a time cannot be negative".to_owned())
-}
-
-fn pattern(text: &str) -> Result<GlobMatcher, globset::Error> {
-    // `*` also crosses slashes: arguments are not paths.
-    Ok(GlobBuilder::new(text).literal_separator(false).build()?.compile_matcher())
 }
 
 fn ring_bytes(text: &str) -> Result<u32, String> {
@@ -155,104 +103,83 @@ impl RunArgs {
             stuck_after: self.stuck_after,
         }
     }
-
-    /// The kinds that fail; empty for `none`.
-    fn fail_on(&self) -> anyhow::Result<Vec<FindingKind>> {
-        if self.fail_on == [FailOn::None] {
-            return Ok(Vec::new());
-        }
-        self.fail_on
-            .iter()
-            .map(|kind| match kind {
-                FailOn::Zombie => Ok(FindingKind::Zombie),
-                FailOn::Survivor => Ok(FindingKind::Survivor),
-                FailOn::Orphan => Ok(FindingKind::Orphan),
-                FailOn::Stuck => Ok(FindingKind::Stuck),
-                FailOn::None => bail!("--fail-on none stands alone, without other kinds"),
-            })
-            .collect()
-    }
-
-    /// The pattern that allows a process.
-    fn allowed(&self, process: &Process) -> Option<String> {
-        let line = process.args.join(&b' ');
-        let texts = [Some(&process.name), process.exe.as_ref(), Some(&line)];
-        self.allow
-            .iter()
-            .find(|glob| {
-                let mut texts = texts.into_iter().flatten().chain(&process.args);
-                texts.any(|text| glob.is_match(std::ffi::OsStr::from_bytes(text)))
-            })
-            .map(|glob| glob.glob().to_string())
-    }
 }
 
-/// Runs it all.
-pub(super) fn execute(args: &RunArgs) -> anyhow::Result<Status> {
-    let fail_on = args.fail_on()?;
+/// Runs it all, and records it to `output`.
+pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<Status> {
     if args.on_leak == OnLeak::Kill {
         bail!(
             "--on-leak kill is not built yet: tracer reports what leaks and leaves it running; \
              use --on-leak report"
         );
     }
-    // Before COMMAND does anything: a report that cannot be written is known now.
-    let files = args.report.iter().map(|path| ReportFile::open(path));
-    let files: Vec<_> =
-        files.collect::<Result<_, _>>().map_err(|error| anyhow!("failed to {error}"))?;
+    let judge = args.judge.ready()?;
     if let Some(obstacle) = host::first_obstacle() {
         bail!("{}", obstacle.sentence());
     }
+    let recorder = output.map(Recorder::create).transpose();
+    let mut recorder = recorder.map_err(|error| anyhow!("failed to {error}"))?;
+    let run = RunOptions {
+        command: args.command.clone(),
+        user: args.user.clone(),
+        config: args.config(),
+    };
+    let (ending, status) = match watch(args, &run, recorder.as_mut())? {
+        Ok(Settled { lineage, settlement }) => {
+            let command: Vec<_> = args.command.iter().map(|arg| arg.as_bytes().to_vec()).collect();
+            let status = judge.judge(&lineage, &command, &settlement);
+            (Ending::Settled(settlement), status)
+        }
+        Err(error) => {
+            let (status, message) = refusal(&error);
+            complain(&message);
+            (Ending::Refused { status: status.code(), message }, status)
+        }
+    };
+    match recorder.map_or(Ok(()), |recorder| recorder.finish(&ending)) {
+        Ok(()) => Ok(status),
+        Err(error) => {
+            complain(&format!("failed to {error}"));
+            Ok(Status::FAILED)
+        }
+    }
+}
+
+/// Sets up the kernel side, and runs COMMAND under it.
+fn watch(
+    args: &RunArgs,
+    run: &RunOptions,
+    recorder: Option<&mut Recorder>,
+) -> anyhow::Result<Result<Settled, RunError>> {
     let options = LoadOptions {
         max_processes: args.max_processes,
         ring_bytes: args.ring_bytes,
         log: args.log_bpf || cfg!(debug_assertions),
     };
     let mut probes = Probes::attach(options).context("failed to set up the kernel side")?;
-    let run = RunOptions {
-        command: args.command.clone(),
-        user: args.user.clone(),
-        config: args.config(),
-    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start the async runtime")?;
     let settled = runtime.block_on(async {
         let logger = if options.log { log_kernel(&mut probes) } else { None };
-        let settled = driver::run(probes, &run).await;
+        let settled = driver::run(probes, run, recorder).await;
         drop(logger);
         settled
     });
     // A look that hangs in the kernel must not hang the exit.
     runtime.shutdown_background();
-    let settled = match settled {
-        Ok(settled) => settled,
-        Err(error) => return refused(error),
-    };
-    let command: Vec<_> = args.command.iter().map(|arg| arg.as_bytes().to_vec()).collect();
-    let policy =
-        Policy { fail_on: &fail_on, strict: args.strict, allow: &|process| args.allowed(process) };
-    let outcome = settled.lineage.outcome(settled.at, &command, settled.epoch_offset, policy);
-    print(args, &outcome);
-    let written = write_all(files, &outcome);
-    let gates = !fail_on.is_empty();
-    let status = match settled.interrupted {
-        Some(signal) => Status::signalled(signal),
-        None => Status::of_run(settled.status, outcome.verdict, gates, args.leak_exit_code),
-    };
-    Ok(if written { status } else { Status::FAILED })
+    Ok(settled)
 }
 
-/// COMMAND did not run: statuses of their own.
-fn refused(error: RunError) -> anyhow::Result<Status> {
-    let status = match &error {
+/// Why there is no judgement: the exit status and the sentence.
+fn refusal(error: &RunError) -> (Status, String) {
+    let status = match error {
         RunError::Command(CommandError::NotFound(_)) => Status::NOT_FOUND,
         RunError::Command(CommandError::NotExecutable { .. }) => Status::NOT_EXECUTABLE,
-        _ => return Err(anyhow::Error::new(error).context("tracer failed")),
+        _ => Status::FAILED,
     };
-    complain(&format!("failed to {error}"));
-    Ok(status)
+    (status, format!("failed to {error}"))
 }
 
 /// Diagnostics of the kernel programs, through aya-log to this process's log.
@@ -274,40 +201,4 @@ fn log_kernel(probes: &mut Probes) -> Option<tokio::task::JoinHandle<()>> {
             ready.clear_ready();
         }
     }))
-}
-
-/// The report on standard error, and annotations on a CI service that reads them.
-fn print(args: &RunArgs, outcome: &Outcome) {
-    let clean = outcome.verdict == crate::lineage::Verdict::Clean;
-    let mut text = match args.format {
-        _ if args.quiet && clean => String::new(),
-        Format::Text => {
-            let colour = io::stderr().is_terminal()
-                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            report::text::render(outcome, colour)
-        }
-        Format::Json => report::json::render_line(outcome),
-        Format::None => String::new(),
-    };
-    if std::env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true") {
-        text.push_str(&report::github::annotations(outcome));
-    }
-    // Nobody to tell if standard error is closed; the exit status tells.
-    let _ = io::stderr().write_all(text.as_bytes());
-}
-
-fn write_all(files: Vec<ReportFile>, outcome: &Outcome) -> bool {
-    let mut all = true;
-    for file in files {
-        if let Err(error) = file.write(outcome) {
-            complain(&format!("failed to {error}"));
-            all = false;
-        }
-    }
-    all
-}
-
-/// One line on standard error.
-fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "tracer: {}", escape::terminal(text.as_bytes()));
 }

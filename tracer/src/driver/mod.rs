@@ -10,9 +10,10 @@
 
 mod command;
 mod observe;
+mod recorded;
 mod signals;
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, os::unix::ffi::OsStrExt as _, time::Duration};
 
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
@@ -23,6 +24,7 @@ pub use signals::SignalError;
 
 use command::Command;
 use observe::{Observers, Question};
+use recorded::Recorded;
 use signals::{Delivery, Signals};
 
 use crate::{
@@ -35,6 +37,7 @@ use crate::{
     },
     lineage::{Config, Event, Lineage, Nanos, Output},
     procfs::{self, BootClock, Procfs},
+    recording::{Opening, Recorder, RecordingError, Settlement},
 };
 
 /// What to run.
@@ -72,6 +75,9 @@ pub enum RunError {
     /// Signals cannot be received.
     #[error(transparent)]
     Signals(#[from] SignalError),
+    /// The recording could not begin.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
 }
 
 /// A run that has settled.
@@ -79,14 +85,8 @@ pub enum RunError {
 pub struct Settled {
     /// The core, to be asked for the outcome.
     pub lineage: Lineage,
-    /// COMMAND's status as `wait(2)` reports it.
-    pub status: i32,
-    /// The signal that cut `grace` short.
-    pub interrupted: Option<u8>,
-    /// When it was judged.
-    pub at: Nanos,
-    /// Realtime minus boottime, ns.
-    pub epoch_offset: i64,
+    /// What else the reports tell of its end.
+    pub settlement: Settlement,
 }
 
 /// The number of the invocation in the kernel's eyes; one a process of tracer.
@@ -94,14 +94,22 @@ const INVOCATION: u32 = 1;
 /// How often the counters of lost records are looked at.
 const COUNTS_EVERY: Duration = Duration::from_millis(500);
 
-/// Runs COMMAND under attached probes until it has ended and settled.
+/// Runs COMMAND under attached probes until it has ended and settled. `recorder` gets all that the
+/// core gets, but not its end.
 ///
 /// # Errors
 /// COMMAND cannot be started, or the tracer itself fails. In the latter case COMMAND goes on.
-pub async fn run(mut probes: Probes, options: &RunOptions) -> Result<Settled, RunError> {
+pub async fn run(
+    mut probes: Probes,
+    options: &RunOptions,
+    mut recorder: Option<&mut Recorder>,
+) -> Result<Settled, RunError> {
     let procfs = Procfs::of_host().map_err(RunError::Procfs)?;
     let clock = procfs.clock();
-    let mut lineage = Lineage::new(options.config);
+    if let Some(recorder) = &mut recorder {
+        recorder.begin(&opening(options, clock))?;
+    }
+    let mut lineage = Recorded::new(Lineage::new(options.config), recorder);
     introduce_bystanders(&procfs, &mut lineage);
     let signals = Signals::receive()?;
     let ring = probes.take_ring().ok_or(LoadError::Missing("RECORDS"))?;
@@ -134,9 +142,20 @@ pub async fn run(mut probes: Probes, options: &RunOptions) -> Result<Settled, Ru
     driver.finish().await
 }
 
+/// What a recording of this run begins with.
+fn opening(options: &RunOptions, clock: BootClock) -> Opening {
+    Opening {
+        tracer_version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel_release: rustix::system::uname().release().to_bytes().to_vec(),
+        epoch_offset: clock.epoch_offset(),
+        command: options.command.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+        config: options.config,
+    }
+}
+
 /// Only an ancestor of the tracer can adopt what COMMAND orphans: the nearest that is a subreaper,
 /// or the init of its PID namespace (`find_new_reaper` in kernel/exit.c).
-fn introduce_bystanders(procfs: &Procfs, lineage: &mut Lineage) {
+fn introduce_bystanders(procfs: &Procfs, lineage: &mut Recorded<'_>) {
     /// More ancestors than any real process has; guards against a changing tree.
     const MOST: usize = 256;
     let mut pid = std::process::id();
@@ -150,9 +169,9 @@ fn introduce_bystanders(procfs: &Procfs, lineage: &mut Lineage) {
     }
 }
 
-struct Driver {
+struct Driver<'r> {
     probes: Probes,
-    lineage: Lineage,
+    lineage: Recorded<'r>,
     reader: Reader,
     observers: Observers,
     clock: BootClock,
@@ -167,7 +186,7 @@ struct Driver {
     echoed: bool,
 }
 
-impl Driver {
+impl Driver<'_> {
     /// Watches until the invocation has settled.
     async fn watch(&mut self, mut signals: Signals) -> Result<(), RunError> {
         let mut counts_due = Instant::now() + COUNTS_EVERY;
@@ -208,17 +227,17 @@ impl Driver {
             self.ask();
         }
         let Self { lineage, clock, command, interrupted, .. } = self;
-        Ok(Settled {
-            lineage,
+        let settlement = Settlement {
             status: command.status().unwrap_or(0),
             interrupted,
             at: clock.now(),
             epoch_offset: clock.epoch_offset(),
-        })
+        };
+        Ok(Settled { lineage: lineage.into_lineage(), settlement })
     }
 
     /// When the core wants to be called, on tokio's clock.
-    fn deadline(&mut self) -> Option<Instant> {
+    fn deadline(&self) -> Option<Instant> {
         let deadline = self.lineage.next_deadline()?;
         Some(Instant::now() + deadline.since(self.clock.now()))
     }
@@ -235,6 +254,7 @@ impl Driver {
                 }
             }
         }
+        self.lineage.flush();
         Ok(())
     }
 

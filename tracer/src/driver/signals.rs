@@ -80,6 +80,10 @@ impl Signals {
             // SAFETY: a valid set and signal.
             unsafe { libc::sigaddset(&raw mut set, signal) };
         }
+        // For a limit on file sizes that a recording meets: then its write fails, which is enough.
+        let mut blocked = set;
+        // SAFETY: a valid set and signal.
+        unsafe { libc::sigaddset(&raw mut blocked, libc::SIGXFSZ) };
         // Ignored, as some parents leave it, it would never come, and COMMAND would be reaped
         // unseen.
         // SAFETY: the default action needs no handler.
@@ -87,7 +91,7 @@ impl Signals {
         let mut before = set;
         // SAFETY: valid sets.
         let error =
-            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) };
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, &raw mut before) };
         if error != 0 {
             return Err(io::Error::from_raw_os_error(error).into());
         }

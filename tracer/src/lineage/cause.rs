@@ -201,8 +201,7 @@ impl Lineage {
         let sent = entry.signal.as_ref()?;
         let seen = record.observation.as_deref()?;
         let polite = matches!(sent.signal, 1 | 2 | 3 | 15);
-        let caught = seen.caught? >> (sent.signal - 1) & 1 == 1;
-        if !polite || !caught {
+        if !polite || seen.caught? >> (sent.signal - 1) & 1 == 0 {
             return None;
         }
         let number = u8::try_from(sent.signal).ok()?;

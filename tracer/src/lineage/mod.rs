@@ -187,11 +187,12 @@ impl Lineage {
                 self.recovered(at, processes, tracked, dropped, dropped_unreaped, failed);
             }
         }
+        self.drop_settled_zombies();
     }
 
     /// When [`Lineage::handle_timeout`] has something to do; `None` while nothing is pending.
-    pub fn next_deadline(&mut self) -> Option<Nanos> {
-        self.drop_settled_zombies();
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Nanos> {
         let survivors = match self.root_end {
             Some(end) if !self.survivors_asked && self.table.live() > 0 => {
                 Some(end.after(self.config.grace))
@@ -206,7 +207,6 @@ impl Lineage {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Nanos) {
-        self.drop_settled_zombies();
         while let Some(&(at, id)) = self.zombies.front()
             && at <= now
         {
@@ -261,6 +261,12 @@ impl Lineage {
             self.grace_cut_short = true;
             self.ask_for_survivors();
         }
+    }
+
+    /// Nothing more comes, although the run went on: a recording that ends early. What still
+    /// could have changed does not count.
+    pub fn cut_off(&mut self) {
+        self.gap.cut_off = true;
     }
 
     /// The root, once it was forked.

@@ -10,7 +10,7 @@ use super::{
         Adopter, Ancestor, Exit, Finding, FindingKind, FindingState, Invocation, Kept, Nanos,
         Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
     },
-    table::{Entry, OOM},
+    table::{Entry, OOM, Reap},
 };
 use crate::lineage::model::ExitStatus;
 
@@ -66,7 +66,9 @@ impl Lineage {
                 continue;
             }
             let stands = finding.state == FindingState::Open;
-            finding.counted = fail_on.contains(&finding.kind) && (stands || policy.strict);
+            finding.counted = fail_on.contains(&finding.kind)
+                && (stands || policy.strict)
+                && (!self.gap.cut_off || self.is_certain(record, policy.strict));
             finding.id = u32::try_from(findings.len() + 1).unwrap_or(u32::MAX);
             findings.push(finding);
         }
@@ -89,6 +91,22 @@ impl Lineage {
         }
     }
 
+    /// Whether a finding counts whatever comes after it.
+    fn is_certain(&self, record: &Record, strict: bool) -> bool {
+        let reap = self.table.get(record.process).map(|entry| entry.reap);
+        match record.kind {
+            FindingKind::Survivor => true,
+            // One that nobody has adopted yet may turn out to be none.
+            FindingKind::Orphan => strict && record.is_adopted(),
+            FindingKind::Stuck => strict,
+            FindingKind::Zombie if strict => true,
+            // Its own parent can not put it right any more.
+            FindingKind::Zombie => {
+                !record.adopters && matches!(reap, Some(Reap::Left(_) | Reap::ByAdopter))
+            }
+        }
+    }
+
     fn invocation(&self, command: &[Vec<u8>]) -> Invocation {
         let id = self.root.unwrap_or_default();
         let root = self.table.get(id).map(|entry| self.process(id, entry, None));
@@ -103,8 +121,13 @@ impl Lineage {
     }
 
     fn notes(&self) -> Vec<String> {
-        let super::recover::Gap { unseen, ends, failed, unreaped } = self.gap;
+        let super::recover::Gap { unseen, ends, failed, unreaped, cut_off } = self.gap;
         let mut notes = Vec::new();
+        if cut_off {
+            notes.push(
+                "the recording ends before the run did: what came after is not known".to_owned(),
+            );
+        }
         if self.grace_cut_short {
             notes.push("a signal cut --grace short: what was alive then counts".to_owned());
         }
@@ -206,7 +229,8 @@ impl Lineage {
                 args: split_args(&entry.program.args),
                 exit: self.exit_of(id),
             });
-            if Some(id) == self.root || entry.forker == id {
+            // A forker is older than its child: whatever events say, the walk comes to an end.
+            if Some(id) == self.root || entry.forker.start >= id.start {
                 break;
             }
             id = entry.forker;

@@ -20,13 +20,15 @@ pub(crate) struct Gap {
     pub(crate) failed: u64,
     /// Dead processes of which it is not known whether their own parent reaped them.
     pub(crate) unreaped: u64,
+    /// What happened after the last event is not known.
+    pub(crate) cut_off: bool,
 }
 
 impl Gap {
     /// Whether the answer could have been another.
     pub(crate) fn is_open(&self) -> bool {
-        let Self { unseen, ends, failed, unreaped } = self;
-        *unseen > 0 || *ends > 0 || *failed > 0 || *unreaped > 0
+        let Self { unseen, ends, failed, unreaped, cut_off } = self;
+        *unseen > 0 || *ends > 0 || *failed > 0 || *unreaped > 0 || *cut_off
     }
 }
 
@@ -52,12 +54,12 @@ impl Lineage {
         }
         let lost = dropped_unreaped.saturating_sub(self.lost_unreaped);
         self.lost_unreaped = dropped_unreaped;
-        self.gap.unreaped += lost.saturating_sub(found);
+        self.gap.unreaped = self.gap.unreaped.saturating_add(lost.saturating_sub(found));
         self.end_the_missing(at, &present);
         self.stats.dropped = dropped;
         self.gap.failed = failed;
         self.gap.unseen = tracked.saturating_sub(self.stats.processes);
-        self.stats.unseen = self.gap.unseen + failed;
+        self.stats.unseen = self.gap.unseen.saturating_add(failed);
     }
 
     /// Brings one process to the state that its entry tells. Says whether its dying parent had not

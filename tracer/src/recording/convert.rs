@@ -1,0 +1,497 @@
+//! Between what the core takes in and the messages of [`wire`].
+
+use std::time::Duration;
+
+use tracer_common::WaitCounts;
+
+use super::{
+    Ending, Input, Opening, Settlement,
+    reader::Reason,
+    wire::{self, Kind},
+};
+use crate::lineage::{
+    Blocked, BlockedThread, Config, Event, Nanos, Observation, ObservedParent, Pids, ProcessId,
+    RecoveredProcess, Resources, Stream,
+};
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl From<&Opening> for Kind {
+    fn from(opening: &Opening) -> Self {
+        let Opening { tracer_version, kernel_release, epoch_offset, command, config } = opening;
+        let Config { grace, zombie_after, init_zombie_after, stuck_after } = *config;
+        Self::Opening(wire::Opening {
+            tracer_version: tracer_version.clone(),
+            kernel_release: kernel_release.clone(),
+            epoch_offset: *epoch_offset,
+            command: command.clone(),
+            grace: nanos(grace),
+            zombie_after: nanos(zombie_after),
+            init_zombie_after: nanos(init_zombie_after),
+            stuck_after: nanos(stuck_after),
+        })
+    }
+}
+
+pub(super) fn opening(opening: wire::Opening) -> Opening {
+    let wire::Opening {
+        tracer_version,
+        kernel_release,
+        epoch_offset,
+        command,
+        grace,
+        zombie_after,
+        init_zombie_after,
+        stuck_after,
+    } = opening;
+    let config = Config {
+        grace: Duration::from_nanos(grace),
+        zombie_after: Duration::from_nanos(zombie_after),
+        init_zombie_after: Duration::from_nanos(init_zombie_after),
+        stuck_after: Duration::from_nanos(stuck_after),
+    };
+    Opening { tracer_version, kernel_release, epoch_offset, command, config }
+}
+
+impl From<&Ending> for Kind {
+    fn from(ending: &Ending) -> Self {
+        match ending {
+            Ending::Settled(Settlement { status, interrupted, at, epoch_offset }) => {
+                Self::Settled(wire::Settled {
+                    at: at.0,
+                    status: *status,
+                    interrupted: interrupted.map(u32::from),
+                    epoch_offset: *epoch_offset,
+                })
+            }
+            Ending::Refused { status, message } => Self::Refused(wire::Refused {
+                status: u32::from(*status),
+                message: message.clone(),
+            }),
+        }
+    }
+}
+
+fn byte(what: &'static str, value: u32) -> Result<u8, Reason> {
+    u8::try_from(value).map_err(|_| Reason::Value { what, value: u64::from(value) })
+}
+
+pub(super) fn settled(settled: &wire::Settled) -> Result<Ending, Reason> {
+    let wire::Settled { at, status, interrupted, epoch_offset } = *settled;
+    let interrupted = interrupted.map(|signal| byte("signal", signal)).transpose()?;
+    Ok(Ending::Settled(Settlement { status, interrupted, at: Nanos(at), epoch_offset }))
+}
+
+pub(super) fn refused(refused: wire::Refused) -> Result<Ending, Reason> {
+    let wire::Refused { status, message } = refused;
+    Ok(Ending::Refused { status: byte("exit status", status)?, message })
+}
+
+/// Gives the records of an input, in order: one, but for a table of processes.
+pub(super) fn kinds(input: &Input<'_>, mut give: impl FnMut(Kind)) {
+    if let Input::Event(Event::Recovered { processes, .. }) = input {
+        processes.iter().for_each(|process| give(Kind::RecoveredProcess(process.into())));
+    }
+    give(match input {
+        Input::Timeout(now) => Kind::Timeout(wire::Timeout { now: now.0 }),
+        Input::EndGrace => Kind::EndGrace(wire::EndGrace {}),
+        Input::Event(event) => kind(event),
+    });
+}
+
+fn kind(event: &Event<'_>) -> Kind {
+    match *event {
+        Event::Fork { at, child, forker, parent, pids, cgroup, root } => Kind::Fork(wire::Fork {
+            at: at.0,
+            child: Some(child.into()),
+            forker: Some(forker.into()),
+            parent: Some(parent.into()),
+            pids: Some(pids.into()),
+            cgroup,
+            root,
+        }),
+        Event::Exec { at, process, exe, args, truncated } => Kind::Exec(wire::Exec {
+            at: at.0,
+            process: Some(process.into()),
+            exe: exe.to_vec(),
+            args: args.to_vec(),
+            truncated,
+        }),
+        Event::Exit { at, process, status, parent, children_uncounted } => Kind::Exit(wire::Exit {
+            at: at.0,
+            process: Some(process.into()),
+            status,
+            parent: Some(parent.into()),
+            children_uncounted,
+        }),
+        Event::Unreaped { at, process, parent, waits, not_yet } => Kind::Unreaped(wire::Unreaped {
+            at: at.0,
+            process: Some(process.into()),
+            parent: Some(parent.into()),
+            waits: Some(waits.into()),
+            not_yet,
+        }),
+        Event::Reaped { at, process, by, gone } => Kind::Reaped(wire::Reaped {
+            at: at.0,
+            process: Some(process.into()),
+            by: by.map(Into::into),
+            gone,
+        }),
+        Event::Signal { at, target, signal, sender, sender_name } => Kind::Signal(wire::Signal {
+            at: at.0,
+            target: Some(target.into()),
+            signal,
+            sender: Some(sender.into()),
+            sender_name: sender_name.to_vec(),
+        }),
+        Event::Oom { at, process } => {
+            Kind::Oom(wire::Oom { at: at.0, process: Some(process.into()) })
+        }
+        Event::Observed { at, process, ref observation } => Kind::Observed(wire::Observed {
+            at: at.0,
+            process: Some(process.into()),
+            observation: Some((&**observation).into()),
+        }),
+        Event::Sampled { at, ref blocked } => Kind::Sampled(wire::Sampled {
+            at: at.0,
+            blocked: blocked.iter().map(Into::into).collect(),
+        }),
+        Event::Bystander { pid, start_ticks, name } => {
+            Kind::Bystander(wire::Bystander { pid, start_ticks, name: name.to_vec() })
+        }
+        Event::Recovered { at, ref processes, tracked, dropped, dropped_unreaped, failed } => {
+            Kind::Recovered(wire::Recovered {
+                at: at.0,
+                tracked,
+                dropped,
+                dropped_unreaped,
+                failed,
+                processes: processes.len() as u64,
+            })
+        }
+    }
+}
+
+/// The input that a record is, except a table of processes.
+pub(super) fn input(kind: &Kind) -> Result<Input<'_>, Reason> {
+    let event = match kind {
+        Kind::Timeout(wire::Timeout { now }) => return Ok(Input::Timeout(Nanos(*now))),
+        Kind::EndGrace(wire::EndGrace {}) => return Ok(Input::EndGrace),
+        Kind::Fork(wire::Fork { at, child, forker, parent, pids, cgroup, root }) => Event::Fork {
+            at: Nanos(*at),
+            child: id(child),
+            forker: id(forker),
+            parent: id(parent),
+            pids: pids.as_ref().map(Pids::from).unwrap_or_default(),
+            cgroup: *cgroup,
+            root: *root,
+        },
+        Kind::Exec(wire::Exec { at, process, exe, args, truncated }) => {
+            Event::Exec { at: Nanos(*at), process: id(process), exe, args, truncated: *truncated }
+        }
+        Kind::Exit(wire::Exit { at, process, status, parent, children_uncounted }) => Event::Exit {
+            at: Nanos(*at),
+            process: id(process),
+            status: *status,
+            parent: id(parent),
+            children_uncounted: *children_uncounted,
+        },
+        Kind::Unreaped(wire::Unreaped { at, process, parent, waits, not_yet }) => Event::Unreaped {
+            at: Nanos(*at),
+            process: id(process),
+            parent: id(parent),
+            waits: waits.as_ref().map(WaitCounts::from).unwrap_or_default(),
+            not_yet: *not_yet,
+        },
+        Kind::Reaped(wire::Reaped { at, process, by, gone }) => Event::Reaped {
+            at: Nanos(*at),
+            process: id(process),
+            by: by.is_some().then(|| id(by)),
+            gone: *gone,
+        },
+        Kind::Signal(wire::Signal { at, target, signal, sender, sender_name }) => Event::Signal {
+            at: Nanos(*at),
+            target: id(target),
+            signal: *signal,
+            sender: id(sender),
+            sender_name,
+        },
+        Kind::Oom(wire::Oom { at, process }) => Event::Oom { at: Nanos(*at), process: id(process) },
+        Kind::Observed(wire::Observed { at, process, observation }) => Event::Observed {
+            at: Nanos(*at),
+            process: id(process),
+            observation: Box::new(observe(observation.as_ref())?),
+        },
+        Kind::Sampled(wire::Sampled { at, blocked }) => {
+            Event::Sampled { at: Nanos(*at), blocked: blocked.iter().map(Into::into).collect() }
+        }
+        Kind::Bystander(wire::Bystander { pid, start_ticks, name }) => {
+            Event::Bystander { pid: *pid, start_ticks: *start_ticks, name }
+        }
+        Kind::Opening(_)
+        | Kind::Settled(_)
+        | Kind::Refused(_)
+        | Kind::RecoveredProcess(_)
+        | Kind::Recovered(_) => return Err(Reason::Misplaced("this is no input by itself")),
+    };
+    Ok(Input::Event(event))
+}
+
+/// A table of processes, whose parts came before.
+pub(super) fn recovered(
+    recovered: &wire::Recovered,
+    parts: Vec<RecoveredProcess>,
+) -> Result<Input<'static>, Reason> {
+    let wire::Recovered { at, tracked, dropped, dropped_unreaped, failed, processes } = *recovered;
+    if processes != parts.len() as u64 {
+        return Err(Reason::Misplaced("a table of processes with another number of them"));
+    }
+    Ok(Input::Event(Event::Recovered {
+        at: Nanos(at),
+        processes: parts,
+        tracked,
+        dropped,
+        dropped_unreaped,
+        failed,
+    }))
+}
+
+impl From<ProcessId> for wire::Id {
+    fn from(id: ProcessId) -> Self {
+        let ProcessId { pid, start } = id;
+        Self { pid, start }
+    }
+}
+
+/// What is absent was zero.
+fn id(id: &Option<wire::Id>) -> ProcessId {
+    id.as_ref().map_or_else(ProcessId::default, |wire::Id { pid, start }| ProcessId {
+        pid: *pid,
+        start: *start,
+    })
+}
+
+impl From<Pids> for wire::Pids {
+    fn from(pids: Pids) -> Self {
+        let Pids { host, local, namespace, level } = pids;
+        Self { host, local, namespace, level }
+    }
+}
+
+impl From<&wire::Pids> for Pids {
+    fn from(pids: &wire::Pids) -> Self {
+        let wire::Pids { host, local, namespace, level } = *pids;
+        Self { host, local, namespace, level }
+    }
+}
+
+impl From<WaitCounts> for wire::Waits {
+    fn from(waits: WaitCounts) -> Self {
+        let WaitCounts { any, this_child, others, last_other, after_death } = waits;
+        Self { any, this_child, others, last_other, after_death }
+    }
+}
+
+impl From<&wire::Waits> for WaitCounts {
+    fn from(waits: &wire::Waits) -> Self {
+        let wire::Waits { any, this_child, others, last_other, after_death } = *waits;
+        Self { any, this_child, others, last_other, after_death }
+    }
+}
+
+impl From<&(ProcessId, BlockedThread)> for wire::BlockedThread {
+    fn from((process, blocked): &(ProcessId, BlockedThread)) -> Self {
+        let BlockedThread { thread, switches } = *blocked;
+        Self { process: Some((*process).into()), thread, switches }
+    }
+}
+
+impl From<&wire::BlockedThread> for (ProcessId, BlockedThread) {
+    fn from(blocked: &wire::BlockedThread) -> Self {
+        let wire::BlockedThread { process, thread, switches } = blocked;
+        (id(process), BlockedThread { thread: *thread, switches: *switches })
+    }
+}
+
+impl From<&Observation> for wire::Observation {
+    fn from(observation: &Observation) -> Self {
+        let Observation {
+            exists,
+            state,
+            comm,
+            pgid,
+            sid,
+            parent,
+            exe,
+            cwd,
+            cgroup,
+            args,
+            caught,
+            resources,
+            blocked,
+            waits,
+        } = observation.clone();
+        Self {
+            exists,
+            state: state.map(u32::from),
+            comm,
+            pgid,
+            sid,
+            parent: parent.map(|ObservedParent { pid, name, is_init }| wire::ObservedParent {
+                pid,
+                name,
+                is_init,
+            }),
+            exe,
+            cwd,
+            cgroup,
+            args,
+            caught,
+            resources: resources.map(Into::into),
+            blocked: blocked.map(|Blocked { wchan, mount }| wire::Blocked { wchan, mount }),
+            waits: waits.map(Into::into),
+        }
+    }
+}
+
+fn observe(observation: Option<&wire::Observation>) -> Result<Observation, Reason> {
+    let wire::Observation {
+        exists,
+        state,
+        comm,
+        pgid,
+        sid,
+        parent,
+        exe,
+        cwd,
+        cgroup,
+        args,
+        caught,
+        resources,
+        blocked,
+        waits,
+    } = observation.cloned().unwrap_or_default();
+    let letter = |value| {
+        char::from_u32(value).ok_or(Reason::Value { what: "state letter", value: u64::from(value) })
+    };
+    Ok(Observation {
+        exists,
+        state: state.map(letter).transpose()?,
+        comm,
+        pgid,
+        sid,
+        parent: parent.map(|wire::ObservedParent { pid, name, is_init }| ObservedParent {
+            pid,
+            name,
+            is_init,
+        }),
+        exe,
+        cwd,
+        cgroup,
+        args,
+        caught,
+        resources: resources.map(held).transpose()?,
+        blocked: blocked.map(|wire::Blocked { wchan, mount }| Blocked { wchan, mount }),
+        waits: waits.as_ref().map(WaitCounts::from),
+    })
+}
+
+impl From<Resources> for wire::Resources {
+    fn from(resources: Resources) -> Self {
+        let Resources { rss_bytes, fds, listening, devices, streams } = resources;
+        let descriptor = |stream: &Stream| match stream {
+            Stream::Stdout => 1,
+            Stream::Stderr => 2,
+        };
+        let streams = streams.iter().map(descriptor).collect();
+        Self { rss_bytes, fds, listening, devices, streams }
+    }
+}
+
+fn held(resources: wire::Resources) -> Result<Resources, Reason> {
+    let wire::Resources { rss_bytes, fds, listening, devices, streams } = resources;
+    let stream = |descriptor: &u32| match descriptor {
+        1 => Ok(Stream::Stdout),
+        2 => Ok(Stream::Stderr),
+        other => Err(Reason::Value { what: "standard stream", value: u64::from(*other) }),
+    };
+    let streams = streams.iter().map(stream).collect::<Result<_, _>>()?;
+    Ok(Resources { rss_bytes, fds, listening, devices, streams })
+}
+
+impl From<&RecoveredProcess> for wire::RecoveredProcess {
+    fn from(process: &RecoveredProcess) -> Self {
+        let RecoveredProcess {
+            id,
+            forker,
+            parent,
+            pids,
+            cgroup,
+            root,
+            exec_at,
+            exit,
+            reaped,
+            unreaped,
+            oom,
+            signal,
+            waits,
+        } = process;
+        Self {
+            id: Some((*id).into()),
+            forker: Some((*forker).into()),
+            parent: Some((*parent).into()),
+            pids: Some((*pids).into()),
+            cgroup: *cgroup,
+            root: *root,
+            exec_at: exec_at.map(|at| at.0),
+            exit: exit.map(|(at, status)| wire::RecoveredExit { at: at.0, status }),
+            reaped: *reaped,
+            unreaped: *unreaped,
+            oom: *oom,
+            signal: signal.as_ref().map(|(at, signal, sender, name)| wire::RecoveredSignal {
+                at: at.0,
+                signal: *signal,
+                sender: Some((*sender).into()),
+                sender_name: name.clone(),
+            }),
+            waits: waits.map(Into::into),
+        }
+    }
+}
+
+pub(super) fn recovered_process(process: wire::RecoveredProcess) -> RecoveredProcess {
+    let wire::RecoveredProcess {
+        id: own,
+        forker,
+        parent,
+        pids,
+        cgroup,
+        root,
+        exec_at,
+        exit,
+        reaped,
+        unreaped,
+        oom,
+        signal,
+        waits,
+    } = process;
+    RecoveredProcess {
+        id: id(&own),
+        forker: id(&forker),
+        parent: id(&parent),
+        pids: pids.as_ref().map(Pids::from).unwrap_or_default(),
+        cgroup,
+        root,
+        exec_at: exec_at.map(Nanos),
+        exit: exit.map(|wire::RecoveredExit { at, status }| (Nanos(at), status)),
+        reaped,
+        unreaped,
+        oom,
+        signal: signal.map(|wire::RecoveredSignal { at, signal, sender, sender_name }| {
+            (Nanos(at), signal, id(&sender), sender_name)
+        }),
+        waits: waits.as_ref().map(WaitCounts::from),
+    }
+}
