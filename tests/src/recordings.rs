@@ -47,8 +47,7 @@ pub fn interesting(workload: &str, scripts: &str) -> Vec<(&'static str, Run)> {
             of("init").arguments(["as=subreaper"]).options(["--init-zombie-after", "200ms"])
         }),
         ("zombie_reaped_late", {
-            let run = of("init").arguments(["as=subreaper", "reaps=yes"]);
-            run.options(["--init-zombie-after", "200ms"])
+            python("never_waits.py", &["normally"]).standing_for("standing", long)
         }),
         ("survivor_daemon", of("double-fork")),
         ("survivor_of_a_shell", of("leaves-shell-child")),

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Mutex;
 
 use serde_json::Value;
 use tracer_tests::recordings::{interesting, replay};
@@ -19,42 +20,52 @@ fn stderr(output: &Output) -> String {
 /// What `tracer replay` reports of a file, and its exit status.
 fn judged(recording: &Path, options: &[&str]) -> (Value, i32) {
     let again = recording.with_extension("again.json");
-    let report = ["--report", again.to_str().unwrap()];
+    let report = ["--report", again.to_str().expect("a path of UTF-8")];
     let output = replay(recording, &[&report, options].concat());
     let text = fs::read(&again).unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)));
-    (serde_json::from_slice(&text).unwrap(), output.status.code().unwrap())
+    let report = serde_json::from_slice(&text).expect("a report in JSON");
+    (report, output.status.code().expect("no signal ended it"))
 }
 
 #[test]
 fn replay_gives_the_same_reports_and_status_byte_by_byte() {
     let workload = binary::workload().to_str().unwrap();
     let scripts = binary::script("");
-    for (name, run) in interesting(workload, scripts.to_str().unwrap()) {
-        let files = ["recorded.xml", "recorded.md"].map(|file| run.path(file));
-        let reports = files.iter().flat_map(|file| ["--report".into(), file.as_os_str().into()]);
-        let fail_on = if name == "stuck" { "stuck" } else { "zombie,survivor" };
-        let finished =
-            run.recorded().options(reports.collect::<Vec<std::ffi::OsString>>()).finish();
-        let again = ["report.json", "recorded.xml", "recorded.md"].map(|file| {
-            let again = finished.path(&format!("again-{file}"));
-            (finished.path(file), again)
-        });
-        let mut options = vec!["--fail-on", fail_on];
-        for (_, again) in &again {
-            options.extend(["--report", again.to_str().unwrap()]);
+    let runs = Mutex::new(interesting(workload, scripts.to_str().unwrap()).into_iter());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let next = runs.lock().unwrap().next();
+                    let Some((name, run)) = next else { return };
+                    expect_the_same_again(name, run);
+                }
+            });
         }
-        let output = replay(&finished.path(RECORDING), &options);
-        assert_eq!(output.status, finished.status, "{name}: {}\n{finished:#}", stderr(&output));
-        assert!(output.stdout.is_empty(), "{name}");
-        assert!(
-            finished.stderr_text().ends_with(&stderr(&output)),
-            "{name}: {}\n{finished:#}",
-            stderr(&output)
-        );
-        for (first, again) in again {
-            let read = |path: &Path| fs::read_to_string(path).ok();
-            assert_eq!(read(&first), read(&again), "{name}");
-        }
+    });
+}
+
+fn expect_the_same_again(name: &str, run: Run) {
+    let files = ["recorded.xml", "recorded.md"].map(|file| run.path(file));
+    let reports = files.iter().flat_map(|file| ["--report".as_ref(), file.as_os_str()]);
+    let reports: Vec<_> = reports.map(std::ffi::OsStr::to_owned).collect();
+    let finished = run.recorded().options(reports).finish();
+    let fail_on = if name == "stuck" { "stuck" } else { "zombie,survivor" };
+    let mut options = vec!["--fail-on".to_owned(), fail_on.to_owned()];
+    let pairs = ["report.json", "recorded.xml", "recorded.md"]
+        .map(|file| (finished.path(file), finished.path(&format!("again-{file}"))));
+    for (_, again) in &pairs {
+        options.extend(["--report".to_owned(), again.display().to_string()]);
+    }
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let output = replay(&finished.path(RECORDING), &options);
+    let said = stderr(&output);
+    assert_eq!(output.status, finished.status, "{name}: {said}\n{finished:#}");
+    assert!(output.stdout.is_empty(), "{name}");
+    assert!(finished.stderr_text().ends_with(&said), "{name}: {said}\n{finished:#}");
+    for (first, again) in pairs {
+        let read = |path: &Path| fs::read_to_string(path).ok();
+        assert_eq!(read(&first), read(&again), "{name}");
     }
 }
 
@@ -183,7 +194,7 @@ fn grace_that_a_signal_cut_short_is_cut_short_again() {
 fn recorded_without_room(under: impl FnOnce(&Path) -> Vec<String>) -> Finished {
     let run = Run::workload(["burst", "children=300"]).zombie_after("60s");
     let small = run.path("small");
-    fs::create_dir(&small).unwrap();
+    fs::create_dir(&small).expect("a folder for the recording");
     let run = run.recorded_to(small.join(RECORDING)).under(under(&small));
     run.finish()
 }
@@ -231,5 +242,83 @@ fn place_that_takes_no_recording_is_told_before_the_command_runs() {
         finished.expect_code(125);
         assert!(finished.stderr_text().contains(words), "{finished:#}");
         assert!(!marker.exists(), "{finished:#}");
+    }
+}
+
+/// Where the core's own tests find their recordings.
+fn fixtures() -> std::path::PathBuf {
+    binary::workspace().join("tracer/tests/recordings")
+}
+
+/// A host that has nothing of this one: an own init, PID, mount and cgroup namespace, and the
+/// workloads in a folder that is nowhere else.
+const NEUTRAL: &str = r#"set -e
+    mount -t tmpfs none /opt
+    mkdir /opt/ci
+    cp "$WORKLOAD_BINARY" /opt/ci/workload
+    cp "$WORKLOAD_SCRIPTS"/*.py /opt/ci
+    cd /opt/ci
+    set +e
+    env -u WORKLOAD_BINARY -u WORKLOAD_SCRIPTS "$@"
+    exit $?"#;
+
+#[test]
+#[ignore = "records the fixtures of tracer/tests/recordings anew"]
+fn fixtures_are_recorded_anew() {
+    for (name, run) in interesting("/opt/ci/workload", "/opt/ci") {
+        let run = run.recorded().env("PATH", "/usr/bin:/bin");
+        let run = run.env("WORKLOAD_BINARY", binary::workload());
+        let run = run.env("WORKLOAD_SCRIPTS", binary::script(""));
+        let line = ["unshare", "-pfmC", "--kill-child", "--mount-proc", "sh", "-c", NEUTRAL, "sh"];
+        let finished = run.under(line).finish();
+        let recording = fs::read(finished.path(RECORDING));
+        let recording = recording.unwrap_or_else(|error| panic!("{name}: {error}\n{finished:#}"));
+        let neutral = neutralised(&recording).unwrap();
+        expect_neutral(name, &neutral);
+        println!("{name}: {}, {} bytes, {:?}", finished.status, neutral.len(), finished.elapsed);
+        fs::write(fixtures().join(name).with_extension("rec"), neutral).unwrap();
+    }
+}
+
+/// The recording with another kernel release and calendar.
+fn neutralised(recording: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    use tracer::recording::{Ending, Item, Opening, Reader, Settlement, Writer};
+    /// 2026-01-01: when the host booted, as far as a fixture knows.
+    const BOOT: i64 = 1_767_225_600_000_000_000;
+    let mut reader = Reader::new(recording)?;
+    let kernel_release = b"6.18.0".to_vec();
+    let opening = Opening { kernel_release, epoch_offset: BOOT, ..reader.opening().clone() };
+    let mut writer = Writer::new(Vec::new(), &opening)?;
+    loop {
+        match reader.next_item()? {
+            Item::Input(input) => writer.input(&input)?,
+            Item::End(Ending::Settled(settlement)) => {
+                let settlement = Settlement { epoch_offset: BOOT, ..settlement };
+                return Ok(writer.end(&Ending::Settled(settlement))?);
+            }
+            Item::End(ending) => return Ok(writer.end(&ending)?),
+            Item::EndsEarly => return Err("it ends early".into()),
+        }
+    }
+}
+
+#[track_caller]
+fn expect_neutral(name: &str, recording: &[u8]) {
+    let text = String::from_utf8_lossy(recording);
+    let kernel = |name: &str| {
+        fs::read_to_string(format!("/proc/sys/kernel/{name}")).expect("every kernel has it")
+    };
+    let (host, release) = (kernel("hostname"), kernel("osrelease"));
+    let foreign = [
+        host.trim().to_owned(),
+        release.trim().to_owned(),
+        binary::workspace().display().to_string(),
+        std::env::temp_dir().display().to_string(),
+        "/root".to_owned(),
+        "/home".to_owned(),
+    ];
+    // Two or three letters may be anything.
+    for foreign in foreign.iter().filter(|foreign| foreign.len() > 4) {
+        assert!(!text.contains(foreign.as_str()), "{foreign:?} in {name}: {text}");
     }
 }
