@@ -7,8 +7,9 @@
 //! ```
 //!
 //! [`lineage`] is the core and imports none of the others but the leaves [`escape`] and
-//! [`signals`]; [`procfs`] reads, [`kernel`] loads and decodes, [`report`] tells; [`driver`] puts
-//! them together into a run; [`recording`] keeps what the core took in, for another time; [`cli`] is one file a subcommand.
+//! [`signals`]; [`procfs`] reads, [`kernel`] loads and decodes, [`report`] tells; [`recording`]
+//! keeps what the core took in, to be judged again; [`driver`] puts them together into a run;
+//! [`cli`] is one file a subcommand.
 
 pub mod cli;
 pub mod driver;
