@@ -103,6 +103,14 @@ impl Findings {
         }
     }
 
+    /// The adopter of a zombie ended. Where the kernel has not said that it left it unreaped, it
+    /// had reaped it, and the zombie's free is on the way.
+    pub(crate) fn adopter_ended(&mut self, id: ProcessId, at: Nanos) {
+        if self.get_mut(id, FindingKind::Zombie).is_some_and(|record| !record.abandoned) {
+            self.adopter_reaped(id, at);
+        }
+    }
+
     /// The adopter of a zombie died without having reaped it. Whoever reaps it now, as the kernel
     /// does in the name of a dying namespace's init, puts nothing right.
     pub(crate) fn abandon(&mut self, id: ProcessId) {
@@ -111,6 +119,7 @@ impl Findings {
         {
             record.abandoned = true;
             record.state = FindingState::Open;
+            record.gone_at = None;
         }
     }
 

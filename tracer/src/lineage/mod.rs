@@ -406,6 +406,8 @@ impl Lineage {
                     entry.reap = Reap::ByParent;
                     self.findings.resolve(child, FindingKind::Zombie, at);
                 }
+            } else if !uncounted && entry.first_parent != parent {
+                self.findings.adopter_ended(child, at);
             }
         }
     }

@@ -395,6 +395,80 @@ fn an_adopter_that_dies_with_its_zombies_put_nothing_right() {
 }
 
 #[test]
+fn a_zombie_that_its_adopter_reaps_right_before_the_end_is_resolved() {
+    for left in [false, true] {
+        let config = Config { init_zombie_after: Duration::from_secs(3), ..Config::default() };
+        let mut world = World::new(config);
+        world.at(10).fork(ROOT, 101).at(11).fork(101, 102);
+        world.at(20).exit(101, ROOT).seen(102, 'S', ROOT).until(30).free(101);
+        world.at(50).exit(102, ROOT).until(4000);
+        if left {
+            world.unreaped(102, ROOT, never());
+        }
+        // The run is judged before the free of 102 comes.
+        let outcome = world.exit(ROOT, TRACER).outcome();
+        let zombie = only(&outcome, FindingKind::Zombie);
+        assert_eq!(zombie.cause.code, CauseCode::InitDoesNotReap);
+        assert_eq!(zombie.state == FindingState::Open, left);
+        assert_eq!(outcome.verdict == Verdict::Leaked, left);
+    }
+}
+
+/// The verdict where nothing is known of what comes after.
+fn cut_off(world: &mut World, strict: bool) -> Verdict {
+    world.lineage.cut_off();
+    let policy = Policy { fail_on: &DEFAULT_FAIL_ON, strict, allow: &|_| None };
+    world.lineage.outcome(ms(world.now), &[], 0, policy).verdict
+}
+
+#[test]
+fn events_that_end_early_are_never_clean_and_only_what_is_certain_counts() {
+    let mut nothing = World::standard();
+    nothing.at(10).exit(ROOT, TRACER);
+    assert_eq!(cut_off(&mut nothing, true), Verdict::Inconclusive);
+    // Its parent may still reap it; that would be in time only without --strict.
+    let mut standing = World::standard();
+    standing.at(10).fork(ROOT, 101).fork(101, 102).at(20).exit(102, 101).until(1500);
+    assert_eq!(cut_off(&mut standing, false), Verdict::Inconclusive);
+    assert_eq!(cut_off(&mut standing, true), Verdict::Leaked);
+    let mut left = standing;
+    left.unreaped(102, 101, never()).exit(101, ROOT);
+    assert_eq!(cut_off(&mut left, false), Verdict::Leaked);
+    let mut survivor = World::standard();
+    survivor.at(10).fork(ROOT, 101).at(20).exit(ROOT, TRACER).until(3000);
+    assert_eq!(cut_off(&mut survivor, false), Verdict::Leaked);
+}
+
+#[test]
+fn forkers_in_a_circle_come_to_an_end() {
+    let mut world = World::standard();
+    let (one, other) = (ProcessId { pid: 7, start: 9 }, ProcessId { pid: 8, start: 9 });
+    for (child, forker) in [(one, other), (other, one)] {
+        let pids = Pids { host: child.pid, local: None, namespace: 1, level: 1 };
+        let at = ms(1);
+        world.lineage.handle(Event::Fork {
+            at,
+            child,
+            forker,
+            parent: forker,
+            pids,
+            cgroup: None,
+            root: false,
+        });
+    }
+    world.at(10).exit(ROOT, TRACER).at(20);
+    world.lineage.end_grace();
+    for process in [one, other] {
+        let observation =
+            Box::new(Observation { exists: true, state: Some('S'), ..Observation::default() });
+        world.lineage.handle(Event::Observed { at: ms(20), process, observation });
+    }
+    let outcome = world.outcome();
+    assert_eq!(outcome.findings.len(), 2);
+    assert!(outcome.findings.iter().all(|finding| finding.lineage.len() == 1));
+}
+
+#[test]
 fn waits_for_others_only_are_told_from_no_waits_and_given_up_waits() {
     let cases = [
         (WaitCounts { others: 3, last_other: 77, ..never() }, CauseCode::ParentWaitsForOthers),
