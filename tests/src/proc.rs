@@ -138,7 +138,7 @@ pub fn wchan(pid: Pid) -> Option<String> {
 
 /// Whether the kernel can say where a process sleeps; the reason where it cannot. Before 5.16
 /// `get_wchan()` of x86 follows frame pointers, and a kernel built for the ORC unwinder has none
-/// ("x86: Fix get_wchan() to support the ORC unwinder").
+/// (mended by "Fix `get_wchan()` to support the ORC unwinder").
 pub fn names_wchan() -> Result<(), String> {
     let (release, version) = kernel();
     if version >= (5, 16) { Ok(()) } else { Err(format!("{release} may name no wchan")) }
