@@ -49,6 +49,10 @@ pub fn interesting(workload: &str, scripts: &str) -> Vec<(&'static str, Run)> {
         ("zombie_reaped_late", {
             python("never_waits.py", &["normally"]).standing_for("standing", long)
         }),
+        ("zombie_reaped_late_by_its_adopter", {
+            let run = of("init").arguments(["as=subreaper", "reaps=yes"]);
+            run.options(["--init-zombie-after", "200ms"])
+        }),
         ("survivor_daemon", of("double-fork")),
         ("survivor_of_a_shell", of("leaves-shell-child")),
         ("survivor_of_a_timeout", python("timeout_kills_shell.py", &[])),
