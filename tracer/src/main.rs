@@ -3,7 +3,7 @@
 use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
-use tracer::cli::{Cli, Status};
+use tracer::cli::{Cli, Status, in_one_line};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -20,19 +20,4 @@ fn main() -> ExitCode {
             Status::FAILED.into()
         }
     }
-}
-
-/// The error and its causes, each said once: some errors tell their cause themselves.
-fn in_one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let text = cause.to_string();
-        if line.is_empty() {
-            line = text;
-        } else if !line.contains(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-    }
-    line
 }

@@ -64,6 +64,22 @@ impl Cli {
     }
 }
 
+/// The error and its causes, each said once: some errors tell their cause themselves.
+#[must_use]
+pub fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if line.is_empty() {
+            line = text;
+        } else if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+    }
+    line
+}
+
 /// `tracer doctor`.
 fn check_host() -> anyhow::Result<Status> {
     let options = LoadOptions {

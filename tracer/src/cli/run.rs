@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     exit::Status,
+    in_one_line,
     judge::{JudgeArgs, complain},
 };
 use crate::{
@@ -131,7 +132,7 @@ pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<S
             (Ending::Settled(settlement), status)
         }
         Err(error) => {
-            let (status, message) = refusal(&error);
+            let (status, message) = refusal(error);
             complain(&message);
             (Ending::Refused { status: status.code(), message }, status)
         }
@@ -173,11 +174,14 @@ fn watch(
 }
 
 /// Why there is no judgement: the exit status and the sentence.
-fn refusal(error: &RunError) -> (Status, String) {
-    let status = match error {
+fn refusal(error: RunError) -> (Status, String) {
+    let status = match &error {
         RunError::Command(CommandError::NotFound(_)) => Status::NOT_FOUND,
         RunError::Command(CommandError::NotExecutable { .. }) => Status::NOT_EXECUTABLE,
-        _ => Status::FAILED,
+        _ => {
+            let error = anyhow::Error::new(error).context("tracer failed");
+            return (Status::FAILED, in_one_line(&error));
+        }
     };
     (status, format!("failed to {error}"))
 }
