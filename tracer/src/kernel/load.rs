@@ -105,7 +105,7 @@ pub struct Counts {
     pub dropped_by_kind: [u64; RecordKind::ALL.len()],
     /// Updates of `PROCS` that failed, and events that the kernel did not run a program for.
     pub failed: u64,
-    /// Processes entered into `PROCS`.
+    /// Processes seen to start: entered into `PROCS`, or refused for want of room.
     pub tracked: u64,
 }
 
@@ -329,7 +329,7 @@ impl Probes {
             failed: sums[Counter::InsertFailed as usize]
                 + sums[Counter::RemoveFailed as usize]
                 + missed,
-            tracked: sums[Counter::Tracked as usize],
+            tracked: sums[Counter::Tracked as usize] + sums[Counter::InsertFailed as usize],
         })
     }
 

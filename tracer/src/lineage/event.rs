@@ -129,7 +129,8 @@ pub enum Event<'a> {
         at: Nanos,
         /// The processes, in any order.
         processes: Vec<RecoveredProcess>,
-        /// Processes that the kernel entered into `PROCS` since it was loaded.
+        /// Processes that the kernel side saw start since it was loaded, whether or not there was
+        /// room for them in `PROCS`.
         tracked: u64,
         /// Records lost so far.
         dropped: u64,

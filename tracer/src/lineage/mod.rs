@@ -37,8 +37,9 @@ pub use outcome::{DEFAULT_FAIL_ON, Policy};
 use findings::Findings;
 use recover::Gap;
 use table::{
-    EXECED, FORKED_AFTER_ROOT, GONE, OOM, Program, Reap, SignalSent, Table, UNCOUNTED,
-    WANT_INIT_ZOMBIE, WANT_ORPHAN, WANT_STUCK, WANT_SURVIVOR, WANT_ZOMBIE,
+    EXECED, FORKED_AFTER_ROOT, GONE, LATE, OOM, Program, Reap, SignalSent, Table, UNCOUNTED,
+    UNSEEN, VANISHED, WANT_ENTRY, WANT_INIT_ZOMBIE, WANT_ORPHAN, WANT_STUCK, WANT_SURVIVOR,
+    WANT_ZOMBIE,
 };
 
 /// When something that stands is a leak.
@@ -123,6 +124,12 @@ const SAMPLE_COST: Duration = Duration::from_millis(15);
 /// Time that the kernel gets between telling an exit and what follows: children handed on, memory
 /// and files let go.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long the news that a process is gone may trail its reap: RCU calls the hook back after
+/// 256 ms at most here, four times that where the machine is overloaded.
+const GONE_LAG: Duration = Duration::from_secs(1);
+/// A tracer that runs looks within this time of a deadline. What happened later than that, and
+/// nobody looked before, happened while the tracer itself could not run.
+const LOOKS_WITHIN: Duration = Duration::from_millis(50);
 
 impl Lineage {
     /// An invocation of which nothing is known yet.
@@ -167,7 +174,10 @@ impl Lineage {
             Event::Unreaped { at, process, parent, waits, not_yet } => {
                 self.left_unreaped(at, process, parent, waits, not_yet);
             }
-            Event::Reaped { at, process, by, gone } => self.reaped(at, process, by, gone),
+            Event::Reaped { at, process, by, gone } => {
+                self.stood_unwatched(at, process, by.is_some());
+                self.reaped(at, process, by, gone);
+            }
             Event::Signal { at, target, signal, sender, sender_name } => {
                 self.signalled(at, target, signal, sender, sender_name);
             }
@@ -362,12 +372,29 @@ impl Lineage {
         if !self.table.end(id, at, status) {
             return;
         }
+        if status.is_some() {
+            self.survived_unwatched(id, at);
+        }
         self.settle_findings_of_the_dead(id, at, parent_before, parent);
         if self.root == Some(id) {
             self.root_end = Some(at);
         }
         self.leave_children(id, at, children_uncounted);
         self.stand_as_zombie(id, at);
+    }
+
+    /// What was alive when `grace` ended is a survivor, also when it had ended by the time that a
+    /// stopped tracer got to look.
+    fn survived_unwatched(&mut self, id: ProcessId, end: Nanos) {
+        let Some(root_end) = self.root_end else { return };
+        let deadline = root_end.after(self.config.grace);
+        if !self.survivors_asked
+            && self.root != Some(id)
+            && Nanos(id.start) < deadline
+            && end > deadline.after(LOOKS_WITHIN)
+        {
+            self.open(id, FindingKind::Survivor, root_end);
+        }
     }
 
     /// A dead process waits to be reaped: by whom, and until when is that in order?
@@ -454,6 +481,7 @@ impl Lineage {
         if gone {
             entry.flags |= GONE;
         }
+        entry.flags &= !UNSEEN;
         if entry.is(UNCOUNTED) && entry.reap == Reap::Pending {
             self.gap.unreaped += 1;
             entry.reap = Reap::ByAdopter;
@@ -470,6 +498,37 @@ impl Lineage {
             self.findings.adopter_reaped(id, at);
         }
         self.table.forget(id);
+    }
+
+    /// A zombie that was reaped long after its time was up, and before a stopped tracer got to look
+    /// at it, was a finding. `reap_seen`: it was reaped `at` this time, not some time before.
+    fn stood_unwatched(&mut self, at: Nanos, id: ProcessId, reap_seen: bool) {
+        let Some(entry) = self.table.get(id) else { return };
+        let lag = if reap_seen { Duration::ZERO } else { GONE_LAG };
+        if entry.is(UNCOUNTED) || self.root == Some(id) {
+            return;
+        }
+        let Config { zombie_after, init_zombie_after, .. } = self.config;
+        if entry.is(GONE) {
+            return;
+        }
+        match (entry.reap, entry.end) {
+            (reap, Some(end))
+                if (reap == Reap::Pending || entry.is(LATE))
+                    && end.status.is_some()
+                    && !zombie_after.is_zero()
+                    && at.since(end.at) >= zombie_after + lag =>
+            {
+                self.open_zombie(id, end.at);
+            }
+            (Reap::Left(left), _)
+                if at.since(left) >= init_zombie_after + lag
+                    && !self.findings.has(id, FindingKind::Zombie) =>
+            {
+                self.open_init_zombie(id, left);
+            }
+            _ => {}
+        }
     }
 
     /// Zombies that were reaped in time need no deadline.
@@ -583,11 +642,28 @@ impl Lineage {
         if observation.exists && alive && !shown_dead {
             self.judge_living(id, wanted);
         }
+        if !observation.exists && alive {
+            self.judge_vanished(at, id, wanted);
+        }
         self.findings.attach(id, observation);
         if wanted & WANT_ORPHAN != 0 && alive && self.orphan_awaits_adoption(id) {
-            self.looks.push_back((at.after(LOOK_AGAIN), id, WANT_ORPHAN));
+            self.look_again(at, id, WANT_ORPHAN);
         }
         self.table.forget(id);
+    }
+
+    /// Asks for another look soon: the longer it has been waited for, the later.
+    fn look_again(&mut self, at: Nanos, id: ProcessId, why: u8) {
+        const SELDOM: u32 = 8;
+        let Some(entry) = self.table.get(id) else { return };
+        let since = match (entry.end, entry.reap) {
+            (None, _) => entry.orphaned_at.unwrap_or(at),
+            (Some(_), Reap::Left(left)) => left.after(self.config.init_zombie_after),
+            (Some(end), _) => end.at.after(self.config.zombie_after),
+        };
+        let next = at.after(LOOK_AGAIN.max(at.since(since) / SELDOM));
+        let place = self.looks.partition_point(|&(other, _, _)| other <= next);
+        self.looks.insert(place, (next, id, why));
     }
 
     /// A process that should be dead was looked at.
@@ -596,15 +672,27 @@ impl Lineage {
         let Some(end) = entry.end else { return };
         let stands = observation.exists && observation.state == Some('Z');
         // Dead to the exit hook, still letting go of its memory and files: look again.
-        let ending = observation.exists && observation.state.is_some() && !stands;
+        let ending = observation.exists && !stands;
+        let again = wanted & (WANT_ZOMBIE | WANT_INIT_ZOMBIE);
         if ending {
-            let again = wanted & (WANT_ZOMBIE | WANT_INIT_ZOMBIE);
+            // Not even that may be known: procfs hides it, or the tracer is out of descriptors.
+            let unseen = observation.state.is_none() && again != 0;
+            entry.flags = if unseen { entry.flags | UNSEEN } else { entry.flags & !UNSEEN };
             if again != 0 {
-                self.looks.push_back((at.after(LOOK_AGAIN), id, again));
+                self.look_again(at, id, again);
             }
             return;
         }
+        entry.flags &= !UNSEEN;
         if wanted & WANT_ZOMBIE != 0 && entry.reap == Reap::Pending {
+            if !observation.exists
+                && !entry.is(UNCOUNTED)
+                && at.since(end.at) > self.config.zombie_after + LOOKS_WITHIN
+            {
+                // Reaped, who knows when: its free will tell.
+                entry.flags |= LATE;
+                return;
+            }
             if !observation.exists {
                 // Reaped, and its free is on the way.
                 entry.reap = if entry.is(UNCOUNTED) {
@@ -628,6 +716,16 @@ impl Lineage {
             && !self.findings.has(id, FindingKind::Zombie)
         {
             self.open_init_zombie(id, left);
+        }
+    }
+
+    /// A process was looked at whose end has not been told, and is gone.
+    fn judge_vanished(&mut self, at: Nanos, id: ProcessId, wanted: u8) {
+        if wanted & WANT_ENTRY != 0 {
+            // Nor will it be: nothing of it was on its way.
+            self.reaped(at, id, None, true);
+        } else if let Some(entry) = self.table.get_mut(id) {
+            entry.flags |= VANISHED;
         }
     }
 

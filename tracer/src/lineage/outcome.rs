@@ -10,6 +10,7 @@ use super::{
         Adopter, Ancestor, Exit, Finding, FindingKind, FindingState, Invocation, Kept, Nanos,
         Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
     },
+    recover::Gap,
     table::{Entry, OOM, Reap},
 };
 use crate::lineage::model::ExitStatus;
@@ -72,9 +73,10 @@ impl Lineage {
             finding.id = u32::try_from(findings.len() + 1).unwrap_or(u32::MAX);
             findings.push(finding);
         }
+        let gap = self.gap();
         let verdict = if findings.iter().any(|finding| finding.counted) {
             Verdict::Leaked
-        } else if self.gap.is_open() {
+        } else if gap.is_open(policy.strict) {
             Verdict::Inconclusive
         } else {
             Verdict::Clean
@@ -85,7 +87,7 @@ impl Lineage {
             findings,
             kept,
             stats: self.stats,
-            notes: self.notes(),
+            notes: self.notes(gap, policy.strict),
             judged_at: now,
             epoch_offset,
         }
@@ -120,8 +122,8 @@ impl Lineage {
         }
     }
 
-    fn notes(&self) -> Vec<String> {
-        let super::recover::Gap { unseen, ends, failed, unreaped, cut_off } = self.gap;
+    fn notes(&self, gap: Gap, strict: bool) -> Vec<String> {
+        let Gap { unseen, ends, failed, unreaped, unlooked, reaps, cut_off } = gap;
         let mut notes = Vec::new();
         if cut_off {
             notes.push(
@@ -144,9 +146,19 @@ impl Lineage {
                 "whether {unreaped} dead processes were reaped by their own parent is not known: records were lost, or the parent had too many children"
             ));
         }
+        if unlooked > 0 {
+            notes.push(format!(
+                "{unlooked} dead processes could not be looked at in /proc, so whether they are zombies is not known: hidden, or too few file descriptors"
+            ));
+        }
+        if reaps > 0 && strict {
+            notes.push(format!(
+                "when {reaps} dead processes were reaped is not known: records were lost"
+            ));
+        }
         if failed > 0 {
             notes.push(format!(
-                "{failed} processes could not be tracked: the process table was full or busy; raise --max-processes"
+                "{failed} processes could not be tracked, nor what they started: the process table was full or busy; raise --max-processes"
             ));
         }
         notes

@@ -91,6 +91,12 @@ pub(crate) const FORKED_AFTER_ROOT: u8 = 4;
 pub(crate) const GONE: u8 = 8;
 /// Its parent had more children than the kernel side looks at: whether that reaped it is unknown.
 pub(crate) const UNCOUNTED: u8 = 16;
+/// It should be a zombie, and could not be looked at.
+pub(crate) const UNSEEN: u8 = 32;
+/// Its end has not been told, and it was gone when it was looked at.
+pub(crate) const VANISHED: u8 = 64;
+/// It was gone when it was looked at, long after its time was up.
+pub(crate) const LATE: u8 = 128;
 
 /// Set on [`Entry::wanted`], why an observation was asked for: it may be an unreaped zombie of
 /// its own parent.
@@ -103,6 +109,8 @@ pub(crate) const WANT_SURVIVOR: u8 = 4;
 pub(crate) const WANT_ORPHAN: u8 = 8;
 /// It may be stuck.
 pub(crate) const WANT_STUCK: u8 = 16;
+/// The kernel side has no entry for it: does it live?
+pub(crate) const WANT_ENTRY: u8 = 32;
 
 /// One process.
 #[derive(Debug)]
@@ -175,6 +183,12 @@ impl Table {
             self.entries.iter().filter(|(_, entry)| entry.is_alive()).map(|(&id, _)| id).collect();
         alive.sort_unstable_by_key(|id| (id.start, id.pid));
         alive
+    }
+
+    /// How many are such.
+    pub(crate) fn count(&self, such: impl Fn(&Entry) -> bool) -> u64 {
+        let count = self.entries.values().filter(|entry| such(entry)).count();
+        u64::try_from(count).unwrap_or(u64::MAX)
     }
 
     /// Everyone with an entry, oldest first.

@@ -784,3 +784,199 @@ fn allowed_processes_are_kept_and_not_counted() {
     assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Clean, 0));
     assert_eq!(outcome.kept[0].rule, "sccache");
 }
+
+/// What a look tells that procfs refuses.
+fn refused() -> Observation {
+    Observation { exists: true, ..Observation::default() }
+}
+
+#[test]
+fn a_zombie_that_cannot_be_looked_at_is_looked_at_again_and_again() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT);
+    let zombie = world.procfs.insert(101, refused()).unwrap();
+    world.until(3000);
+    assert_eq!(world.lineage.findings.iter().count(), 0);
+    world.procfs.insert(101, zombie);
+    world.until(4000).unreaped(101, ROOT, never()).exit(ROOT, TRACER);
+    let outcome = world.outcome();
+    assert_eq!(only(&outcome, FindingKind::Zombie).since, ms(20));
+    assert_eq!((outcome.verdict, outcome.notes.len()), (Verdict::Leaked, 0));
+}
+
+#[test]
+fn a_zombie_that_could_never_be_looked_at_is_not_called_clean() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).fork(101, 102).at(20).exit(102, 101);
+    world.procfs.insert(102, refused());
+    world.until(3000).exit(ROOT, TRACER).until(4999);
+    // Its parent is allowed to live on, so that this alone would be clean.
+    world.until(5100);
+    world.answer();
+    let allow = |process: &Process| (process.id.pid == 101).then(|| "101".to_owned());
+    let policy = Policy { fail_on: &DEFAULT_FAIL_ON, strict: false, allow: &allow };
+    let outcome = world.lineage.outcome(ms(5100), &[], 0, policy);
+    assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Inconclusive, 0));
+    assert!(outcome.notes[0].contains("could not be looked at"), "{:?}", outcome.notes);
+}
+
+#[test]
+fn looks_that_tell_nothing_become_rare() {
+    // Without samples, which are events too.
+    let stuck_after = Duration::from_secs(86_400);
+    let mut world = World::new(Config { stuck_after, ..Config::default() });
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT);
+    world.procfs.insert(101, refused());
+    let before = world.lineage.stats.events;
+    world.until(3_600_000);
+    let looks = world.lineage.stats.events - before;
+    assert!((10..200).contains(&looks), "{looks} looks in an hour");
+}
+
+#[test]
+fn what_outlived_grace_while_the_tracer_was_stopped_is_a_survivor() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(30).exit(ROOT, TRACER);
+    // Nobody looks from here on: the records come in one go.
+    world.at(2500).fork(101, 102);
+    world.at(5000).exit(102, 101).free(102).exit(101, INIT).free(101);
+    let outcome = world.outcome();
+    assert_eq!(outcome.verdict, Verdict::Leaked);
+    let survivor = only(&outcome, FindingKind::Survivor);
+    assert_eq!((survivor.process.id.pid, survivor.state), (101, FindingState::Open));
+}
+
+#[test]
+fn what_ended_within_grace_while_the_tracer_was_stopped_is_clean() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(30).exit(ROOT, TRACER);
+    world.at(2029).exit(101, INIT).free(101).at(60_000);
+    let outcome = world.outcome();
+    assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Clean, 0));
+}
+
+#[test]
+fn a_zombie_that_stood_while_the_tracer_was_stopped_was_put_right_late() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).fork(ROOT, 102).at(20).exit(101, ROOT).exit(102, ROOT);
+    // Reaped in time, as far as the late news of its end tell; and not.
+    world.at(1900).free(101).at(4000).free(102).exit(ROOT, TRACER);
+    let strict = world.outcome_with(true);
+    let zombie = only(&strict, FindingKind::Zombie);
+    assert_eq!((zombie.process.id.pid, zombie.since, zombie.until), (102, ms(20), ms(4000)));
+    assert_eq!(strict.verdict, Verdict::Leaked);
+    assert_eq!(world.outcome().verdict, Verdict::Clean);
+}
+
+/// What `PROCS` holds of a process that lives.
+fn entry(world: &World, pid: u32, parent: u32) -> RecoveredProcess {
+    RecoveredProcess {
+        id: world.id(pid),
+        forker: world.id(parent),
+        parent: world.id(parent),
+        pids: Pids { host: pid, local: Some(pid), namespace: pid, level: 0 },
+        cgroup: None,
+        root: pid == ROOT,
+        exec_at: None,
+        exit: None,
+        reaped: false,
+        unreaped: false,
+        oom: false,
+        signal: None,
+        waits: None,
+    }
+}
+
+/// A walk at this time found only the root.
+fn recovered_alone(world: &mut World, at: u64, tracked: u64, dropped: u64, failed: u64) {
+    let processes = vec![entry(world, ROOT, TRACER)];
+    let at = ms(at);
+    let dropped_unreaped = 0;
+    let event = Event::Recovered { at, processes, tracked, dropped, dropped_unreaped, failed };
+    world.lineage.handle(event);
+}
+
+#[test]
+fn a_reap_at_an_unknown_time_leaves_only_a_strict_verdict_open() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT).at(4000);
+    world.procfs.remove(&101);
+    recovered_alone(&mut world, 4000, 2, 1, 0);
+    world.exit(ROOT, TRACER);
+    assert_eq!(world.outcome_with(true).verdict, Verdict::Inconclusive);
+    assert_eq!(world.outcome().verdict, Verdict::Clean);
+}
+
+#[test]
+fn processes_without_room_in_the_table_are_counted_once_and_found_alive() {
+    let mut world = World::standard();
+    // Three that the table refused: two whose forks were told, one whose was not.
+    world.at(10).fork(ROOT, 101).fork(ROOT, 102).at(1000);
+    world.procfs.remove(&102);
+    recovered_alone(&mut world, 1000, 4, 1, 3);
+    world.exit(ROOT, TRACER).until(4000);
+    let outcome = world.outcome();
+    assert_eq!(only(&outcome, FindingKind::Survivor).process.id.pid, 101);
+    let Stats { processes, unseen, .. } = outcome.stats;
+    assert_eq!((processes, unseen), (3, 1));
+}
+
+#[test]
+fn a_process_that_went_unseen_just_before_a_walk_is_a_gap() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).at(1000).fork(ROOT, 102).at(1020);
+    // Its end was lost, and the walk came too soon after its fork to say that it is gone.
+    world.procfs.remove(&102);
+    recovered_alone(&mut world, 1020, 3, 2, 0);
+    world.exit(ROOT, TRACER).until(4000);
+    let outcome = world.outcome();
+    assert_eq!(outcome.verdict, Verdict::Inconclusive, "{outcome:?}");
+}
+
+#[test]
+fn a_zombie_that_only_the_table_knows_is_judged_by_its_parents_end() {
+    for (died, verdict) in [(20, Verdict::Leaked), (3500, Verdict::Clean)] {
+        let mut world = World::standard();
+        // All records of 101 and 102 were lost; 101 ended at 4000 and left 102.
+        world.starts.extend([(101, ms(10).0), (102, ms(11).0)]);
+        let root = entry(&world, ROOT, TRACER);
+        let parent = RecoveredProcess {
+            exit: Some((ms(4000), 0)),
+            reaped: true,
+            ..entry(&world, 101, ROOT)
+        };
+        let zombie = RecoveredProcess {
+            exit: Some((ms(died), 0)),
+            unreaped: true,
+            ..entry(&world, 102, 101)
+        };
+        world.seen(102, 'Z', INIT);
+        world.lineage.handle(Event::Recovered {
+            at: ms(4100),
+            processes: vec![zombie, parent, root],
+            tracked: 3,
+            dropped: 5,
+            dropped_unreaped: 1,
+            failed: 0,
+        });
+        world.at(4200).exit(ROOT, TRACER);
+        assert_eq!(world.outcome().verdict, verdict, "died at {died}");
+    }
+}
+
+#[test]
+fn a_zombie_that_was_gone_at_a_late_look_waits_for_the_news_of_its_reap() {
+    for (told, verdict) in [(false, Verdict::Inconclusive), (true, Verdict::Leaked)] {
+        let mut world = World::standard();
+        world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT).at(4000);
+        world.procfs.remove(&101);
+        world.lineage.handle_timeout(ms(4000));
+        world.answer();
+        if told {
+            world.at(4010).free(101);
+        }
+        world.exit(ROOT, TRACER);
+        assert_eq!(world.outcome_with(true).verdict, verdict);
+        assert_eq!(world.outcome().verdict, Verdict::Clean);
+    }
+}
