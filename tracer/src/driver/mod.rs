@@ -113,7 +113,7 @@ pub async fn run(
     introduce_bystanders(&procfs, &mut lineage);
     let signals = Signals::receive()?;
     let ring = probes.take_ring().ok_or(LoadError::Missing("RECORDS"))?;
-    let reader = Reader::start(ring)?;
+    let reader = Reader::start(ring, probes.ring_bytes())?;
     let streams = CommandStreams::of_this_process(&procfs);
     probes.arm(INVOCATION)?;
     let command = match Command::spawn(&options.command, options.user.as_ref(), signals.inherited())

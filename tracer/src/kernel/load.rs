@@ -128,6 +128,7 @@ impl std::fmt::Debug for Probes {
             .field("attached", &self.attached)
             .field("hooks", &self.hooks)
             .finish_non_exhaustive()
+    ring_bytes: u32,
     }
 }
 
@@ -240,6 +241,7 @@ impl Probes {
             .and_then(|program| program.try_into().ok())
             .ok_or(LoadError::Missing(hook.program))?;
         let attached = program.load(hook.tracepoint, btf).and_then(|()| program.attach());
+            ring_bytes,
         attached.map(drop).map_err(|error| LoadError::Hook {
             hook: hook.tracepoint,
             reason: reason(hook.tracepoint, error),
@@ -291,6 +293,12 @@ impl Probes {
     }
 
     /// No fork came of it after all.
+    /// How many bytes the ring buffer holds.
+    #[must_use]
+    pub fn ring_bytes(&self) -> u32 {
+        self.ring_bytes
+    }
+
     ///
     /// # Errors
     /// The kernel refuses the update.

@@ -5,21 +5,33 @@
 //! [`COALESCE`] pass after each read, so however many records come, it is woken a hundred times
 //! a second at most, and not at all while nothing happens. Who needs to be up to date asks with
 //! [`Reader::flush`].
+//!
+//! What is on its way to the taker is bounded by [`QUEUE`]: beyond, the reader waits, the ring
+//! fills, and the kernel counts what does not fit. That can be recovered from; a tracer that runs
+//! out of memory can not.
 
-use std::{io, thread, time::Duration};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use thiserror::Error;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        Semaphore,
+        mpsc::{UnboundedReceiver, UnboundedSender, error::TryRecvError, unbounded_channel},
+    },
 };
 
 /// How long records gather between two reads.
 const COALESCE: Duration = Duration::from_millis(10);
 /// A batch is sent when it is this long, bytes.
 const BATCH: usize = 256 << 10;
+/// Most bytes of records that have been read and not been taken.
+const QUEUE: usize = 64 << 20;
+/// What each record takes in the ring besides itself, and what it is padded to, bytes
+/// (`BPF_RINGBUF_HDR_SZ` of include/uapi/linux/bpf.h).
+const RECORD_HEADER: usize = 8;
 /// Nice value of the reader's thread.
 const PRIORITY: i32 = -20;
 
@@ -41,32 +53,42 @@ pub enum Batch {
 #[derive(Debug)]
 pub struct Reader {
     requests: UnboundedSender<()>,
-    batches: UnboundedReceiver<Batch>,
+    batches: Taker,
 }
 
 impl Reader {
-    /// Starts to read.
+    /// Starts to read a ring of `capacity` bytes.
     ///
     /// # Errors
     /// No thread or no epoll instance to be had.
-    pub fn start(ring: RingBuf<MapData>) -> Result<Self, ReaderError> {
+    pub fn start(ring: RingBuf<MapData>, capacity: u32) -> Result<Self, ReaderError> {
         let (requests, wanted) = unbounded_channel();
-        let (send, batches) = unbounded_channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(ReaderError)?;
-        thread::Builder::new()
-            .name("tracer-ring".to_owned())
-            .spawn(move || {
+        let (queue, batches) = queue(QUEUE);
+        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+        // Made on its own thread, because it panics when it is dropped within another one, as when
+        // the thread cannot be started.
+        let (tell, told) = std::sync::mpsc::channel();
+        let work = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let (runtime, result) = match runtime {
+                Ok(runtime) => (Some(runtime), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            if tell.send(result).is_ok()
+                && let Some(runtime) = runtime
+            {
                 raise_priority();
-                runtime.block_on(read(ring, wanted, send));
-            })
-            .map_err(ReaderError)?;
+                runtime.block_on(read(ring, capacity, wanted, queue));
+            }
+        };
+        thread::Builder::new().name("tracer-ring".to_owned()).spawn(work).map_err(ReaderError)?;
+        // A thread that panicked has told nothing.
+        told.recv().map_err(io::Error::other).flatten().map_err(ReaderError)?;
         Ok(Self { requests, batches })
     }
 
-    /// Asks for everything that is in the ring now, then [`Batch::Flushed`].
+    /// Asks for everything that is in the ring now, then [`Batch::Flushed`]. Batches have to be
+    /// taken until that comes: the reader may be waiting for room.
     pub fn flush(&self) {
         // A reader that is gone answers by the end of its batches.
         let _ = self.requests.send(());
@@ -74,7 +96,59 @@ impl Reader {
 
     /// The next batch; `None` when the reader is gone. Cancel safe.
     pub async fn next(&mut self) -> Option<Batch> {
-        self.batches.recv().await
+        self.batches.take().await
+    }
+}
+
+/// A queue with room for so many bytes of records.
+fn queue(bytes: usize) -> (Queue, Taker) {
+    let (send, batches) = unbounded_channel();
+    let room = Arc::new(Semaphore::new(bytes));
+    (Queue { send, room: Arc::clone(&room) }, Taker { batches, room })
+}
+
+/// The end that batches are put into.
+#[derive(Debug)]
+struct Queue {
+    send: UnboundedSender<Batch>,
+    room: Arc<Semaphore>,
+}
+
+impl Queue {
+    /// Sends records, as soon as there is room for them; `false` when nobody takes any more.
+    async fn send(&self, records: Bytes) -> bool {
+        let len = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        tokio::select! {
+            room = self.room.acquire_many(len) => match room {
+                Ok(room) => room.forget(),
+                Err(_) => return false,
+            },
+            () = self.send.closed() => return false,
+        }
+        self.send.send(Batch::Records(records)).is_ok()
+    }
+
+    /// Says that everything asked for has been sent.
+    fn flushed(&self) -> bool {
+        self.send.send(Batch::Flushed).is_ok()
+    }
+}
+
+/// The end that batches are taken from.
+#[derive(Debug)]
+struct Taker {
+    batches: UnboundedReceiver<Batch>,
+    room: Arc<Semaphore>,
+}
+
+impl Taker {
+    /// The next one. Cancel safe.
+    async fn take(&mut self) -> Option<Batch> {
+        let batch = self.batches.recv().await?;
+        if let Batch::Records(records) = &batch {
+            self.room.add_permits(records.len());
+        }
+        Some(batch)
     }
 }
 
@@ -88,8 +162,9 @@ fn raise_priority() {
 
 async fn read(
     ring: RingBuf<MapData>,
+    capacity: usize,
     mut wanted: UnboundedReceiver<()>,
-    send: UnboundedSender<Batch>,
+    queue: Queue,
 ) {
     // SAFETY: the ring owns its descriptor and never replaces it.
     let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
@@ -100,55 +175,98 @@ async fn read(
             return;
         }
     };
+    // Records are left, which the kernel will not notify of again.
+    let mut behind = false;
     loop {
-        tokio::select! {
-            request = wanted.recv() => {
-                if request.is_none() {
-                    return;
-                }
-                if !drain(ring.get_mut(), &send) || send.send(Batch::Flushed).is_err() {
-                    return;
-                }
+        let asked = if behind {
+            match wanted.try_recv() {
+                Ok(()) => true,
+                Err(TryRecvError::Empty) => false,
+                Err(TryRecvError::Disconnected) => return,
             }
-            ready = ring.readable_mut() => {
-                let Ok(mut ready) = ready else { return };
-                // Before reading: what comes meanwhile is notified again.
-                ready.clear_ready();
-                if !drain(ring.get_mut(), &send) {
-                    return;
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(COALESCE) => {}
-                    request = wanted.recv() => {
-                        if request.is_none() {
-                            return;
-                        }
-                        if !drain(ring.get_mut(), &send) || send.send(Batch::Flushed).is_err() {
-                            return;
-                        }
-                    }
-                }
-                if !drain(ring.get_mut(), &send) {
-                    return;
-                }
+        } else {
+            tokio::select! {
+                request = wanted.recv() => match request {
+                    Some(()) => true,
+                    None => return,
+                },
+                ready = ring.readable_mut() => match ready {
+                    // Before reading: what comes meanwhile is notified again.
+                    Ok(mut ready) => { ready.clear_ready(); false }
+                    Err(_) => return,
+                },
+            }
+        };
+        let Some(drained) = drain(ring.get_mut(), capacity, &queue).await else { return };
+        behind = drained == Drained::Enough;
+        if asked {
+            if !queue.flushed() {
+                return;
+            }
+        } else if !behind {
+            let asked = tokio::select! {
+                () = tokio::time::sleep(COALESCE) => false,
+                request = wanted.recv() => match request {
+                    Some(()) => true,
+                    None => return,
+                },
+            };
+            let Some(drained) = drain(ring.get_mut(), capacity, &queue).await else { return };
+            behind = drained == Drained::Enough;
+            if asked && !queue.flushed() {
+                return;
             }
         }
     }
 }
 
-/// Sends all that is there; `false` when nobody listens.
-fn drain(ring: &mut RingBuf<MapData>, send: &UnboundedSender<Batch>) -> bool {
-    let mut batch = BytesMut::new();
-    while let Some(record) = ring.next() {
-        let Ok(len) = u32::try_from(record.len()) else { continue };
-        batch.reserve(record.len() + 4);
-        batch.put_u32_ne(len);
-        batch.put_slice(&record);
-        if batch.len() >= BATCH && send.send(Batch::Records(batch.split().freeze())).is_err() {
-            return false;
-        }
+/// Something that records come out of, oldest first.
+trait Source {
+    /// Shows `see` the next record and consumes it; `false` if there is none now.
+    fn consume(&mut self, see: impl FnOnce(&[u8])) -> bool;
+}
+
+impl Source for RingBuf<MapData> {
+    fn consume(&mut self, see: impl FnOnce(&[u8])) -> bool {
+        self.next().map(|record| see(&record)).is_some()
     }
-    batch.is_empty() || send.send(Batch::Records(batch.freeze())).is_ok()
+}
+
+/// Why draining came to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drained {
+    /// Nothing is left.
+    Empty,
+    /// As much was read as the ring holds, so all that was in it at the beginning.
+    Enough,
+}
+
+/// Sends what is in a ring of `capacity` bytes, and what comes meanwhile, but not for ever: while
+/// all CPUs fork there is always more. `None` when nobody takes it.
+async fn drain(ring: &mut impl Source, capacity: usize, queue: &Queue) -> Option<Drained> {
+    let mut batch = BytesMut::new();
+    let mut read = 0;
+    let drained = loop {
+        if read >= capacity {
+            break Drained::Enough;
+        }
+        let more = ring.consume(|record| {
+            read += (record.len() + RECORD_HEADER).next_multiple_of(RECORD_HEADER);
+            // The kernel's own limit on a record is below that.
+            if let Ok(len) = u32::try_from(record.len()) {
+                batch.reserve(record.len() + size_of::<u32>());
+                batch.put_u32_ne(len);
+                batch.put_slice(record);
+            }
+        });
+        if !more {
+            break Drained::Empty;
+        }
+        if batch.len() >= BATCH && !queue.send(batch.split().freeze()).await {
+            return None;
+        }
+    };
+    (batch.is_empty() || queue.send(batch.freeze()).await).then_some(drained)
 }
 
 /// The records of a batch, in order.
@@ -171,5 +289,113 @@ impl<'a> Iterator for Records<'a> {
         let (record, rest) = rest.split_at_checked(u32::from_ne_bytes(*len) as usize)?;
         self.0 = rest;
         Some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ring that has always more, or some.
+    struct Some64 {
+        left: usize,
+    }
+
+    impl Source for Some64 {
+        fn consume(&mut self, see: impl FnOnce(&[u8])) -> bool {
+            let more = self.left > 0;
+            if more {
+                self.left -= 1;
+                see(&[7; 64]);
+            }
+            more
+        }
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    }
+
+    /// Whether this has to wait for something.
+    async fn waits(future: impl Future) -> bool {
+        tokio::select! {
+            biased;
+            _ = future => false,
+            () = std::future::ready(()) => true,
+        }
+    }
+
+    fn bytes(len: usize) -> Bytes {
+        Bytes::from(vec![0; len])
+    }
+
+    #[test]
+    fn a_full_queue_makes_the_reader_wait_until_something_is_taken() {
+        block_on(async {
+            let (queue, mut taker) = queue(100);
+            assert!(queue.send(bytes(60)).await);
+            assert!(queue.send(bytes(40)).await);
+            assert!(waits(queue.send(bytes(50))).await);
+            assert!(matches!(taker.take().await, Some(Batch::Records(batch)) if batch.len() == 60));
+            assert!(queue.send(bytes(50)).await);
+            assert!(waits(queue.send(bytes(50))).await, "what waited in vain took no room");
+        });
+    }
+
+    #[test]
+    fn an_answer_to_a_flush_needs_no_room() {
+        block_on(async {
+            let (queue, mut taker) = queue(100);
+            assert!(queue.send(bytes(100)).await);
+            assert!(queue.flushed());
+            assert!(matches!(taker.take().await, Some(Batch::Records(_))));
+            assert!(matches!(taker.take().await, Some(Batch::Flushed)));
+        });
+    }
+
+    #[test]
+    fn nobody_waits_for_a_taker_that_is_gone() {
+        block_on(async {
+            let (queue, taker) = queue(100);
+            assert!(queue.send(bytes(100)).await);
+            let waiting = queue.send(bytes(1));
+            drop(taker);
+            assert!(!waiting.await);
+            assert!(!queue.flushed());
+        });
+    }
+
+    #[test]
+    fn a_ring_that_never_gets_empty_is_drained_once() {
+        block_on(async {
+            let (queue, mut taker) = queue(1 << 20);
+            let mut ring = Some64 { left: usize::MAX };
+            assert_eq!(drain(&mut ring, 720, &queue).await, Some(Drained::Enough));
+            let Some(Batch::Records(batch)) = taker.take().await else { panic!("no records") };
+            // 64 bytes and a header of 8 each: ten fill it.
+            assert_eq!(Records::of(&batch).count(), 10);
+            let mut ring = Some64 { left: 9 };
+            assert_eq!(drain(&mut ring, 720, &queue).await, Some(Drained::Empty));
+        });
+    }
+
+    #[test]
+    fn a_slow_taker_gets_everything_in_order_within_the_bound() {
+        block_on(async {
+            const RECORDS: usize = 40_000;
+            let (queue, mut taker) = queue(2 * BATCH);
+            let room = Arc::clone(&queue.room);
+            let reader = tokio::spawn(async move {
+                let mut ring = Some64 { left: RECORDS };
+                drain(&mut ring, usize::MAX, &queue).await
+            });
+            let mut taken = 0;
+            while let Some(batch) = taker.take().await {
+                let Batch::Records(batch) = batch else { panic!("nobody flushed") };
+                taken += Records::of(&batch).count();
+                assert!(room.available_permits() <= 2 * BATCH);
+            }
+            assert_eq!((taken, reader.await.unwrap()), (RECORDS, Some(Drained::Empty)));
+        });
     }
 }
