@@ -13,7 +13,7 @@ mod observe;
 mod recorded;
 mod signals;
 
-use std::{ffi::OsString, os::unix::ffi::OsStrExt as _, time::Duration};
+use std::{ffi::OsString, io, os::unix::ffi::OsStrExt as _, time::Duration};
 
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
@@ -69,6 +69,12 @@ pub enum RunError {
     /// `PROCS` could not be read after records were lost.
     #[error(transparent)]
     Walk(#[from] WalkError),
+    /// There is no thread to look at processes with.
+    #[error("start a thread that looks at processes: {0}")]
+    Looker(#[source] io::Error),
+    /// Not even COMMAND's start was told.
+    #[error("follow COMMAND: the kernel told nothing of its start")]
+    RootUnseen,
     /// `/proc` cannot be used.
     #[error("use /proc: {0}")]
     Procfs(#[source] procfs::Error),
@@ -115,6 +121,7 @@ pub async fn run(
     let ring = probes.take_ring().ok_or(LoadError::Missing("RECORDS"))?;
     let reader = Reader::start(ring, probes.ring_bytes())?;
     let streams = CommandStreams::of_this_process(&procfs);
+    let observers = Observers::start(procfs, streams).map_err(RunError::Looker)?;
     probes.arm(INVOCATION)?;
     let command = match Command::spawn(&options.command, options.user.as_ref(), signals.inherited())
     {
@@ -124,7 +131,6 @@ pub async fn run(
             return Err(error.into());
         }
     };
-    let observers = Observers::new(procfs, streams);
     let mut driver = Driver {
         probes,
         lineage,

@@ -1,13 +1,17 @@
 //! Answers the core's questions from procfs, off the task that reads events: a look at a process
 //! that hangs in the kernel may hang too.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+mod threads;
+
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::timeout,
 };
 use tracer_common::WaitCounts;
+
+use threads::Threads;
 
 use crate::{
     kernel::evidence::{self, CommandStreams, Depth, Observer},
@@ -17,6 +21,8 @@ use crate::{
 
 /// How long one look may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// One thread for looks, one for samples.
+const THREADS: usize = 2;
 
 /// One question.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +37,7 @@ pub(super) struct Question {
 #[derive(Debug)]
 pub(super) struct Observers {
     world: Arc<World>,
+    questions: UnboundedSender<Vec<Question>>,
     send: UnboundedSender<Event<'static>>,
     answers: UnboundedReceiver<Event<'static>>,
 }
@@ -39,12 +46,20 @@ pub(super) struct Observers {
 struct World {
     procfs: Procfs,
     streams: CommandStreams,
+    threads: Threads,
 }
 
 impl Observers {
-    pub(super) fn new(procfs: Procfs, streams: CommandStreams) -> Self {
+    /// Makes ready to look; nothing that comes later needs another thread, unless looks hang.
+    ///
+    /// # Errors
+    /// No threads to be had.
+    pub(super) fn start(procfs: Procfs, streams: CommandStreams) -> io::Result<Self> {
+        let world = Arc::new(World { procfs, streams, threads: Threads::start(THREADS)? });
         let (send, answers) = unbounded_channel();
-        Self { world: Arc::new(World { procfs, streams }), send, answers }
+        let (questions, asked) = unbounded_channel();
+        tokio::spawn(answer_all(Arc::clone(&world), asked, send.clone()));
+        Ok(Self { world, questions, send, answers })
     }
 
     /// The next answer. Cancel safe.
@@ -55,15 +70,15 @@ impl Observers {
     /// Looks at processes, one after the other, and answers for each.
     pub(super) fn observe(&self, questions: Vec<Question>) {
         if !questions.is_empty() {
-            let (world, send) = (Arc::clone(&self.world), self.send.clone());
-            tokio::spawn(answer_all(world, questions.into(), send));
+            // Those who answer live as long as this.
+            let _ = self.questions.send(questions);
         }
     }
 
     /// Looks which of these sleep uninterruptibly.
     pub(super) fn sample(&self, processes: Vec<(ProcessId, u32)>) {
         let (world, send) = (Arc::clone(&self.world), self.send.clone());
-        tokio::task::spawn_blocking(move || {
+        self.world.threads.run(move || {
             let at = world.procfs.clock().now();
             let blocked = processes
                 .into_iter()
@@ -75,21 +90,36 @@ impl Observers {
     }
 }
 
-/// Answers every question, also when some look never ends: then it is left to itself, and the
-/// others are asked anew.
+/// Answers what is asked until nobody asks any more.
 async fn answer_all(
     world: Arc<World>,
-    mut questions: VecDeque<Question>,
+    mut asked: UnboundedReceiver<Vec<Question>>,
     send: UnboundedSender<Event<'static>>,
 ) {
+    while let Some(questions) = asked.recv().await {
+        answer(&world, questions.into(), &send).await;
+    }
+}
+
+/// Answers every question, also when some look never ends: then it is left to itself, and the
+/// others are asked anew on another thread. Where there is none they are answered with nothing.
+async fn answer(
+    world: &Arc<World>,
+    mut questions: VecDeque<Question>,
+    send: &UnboundedSender<Event<'static>>,
+) {
+    let mut can_look = true;
     while !questions.is_empty() {
-        let mut looks = look(Arc::clone(&world), questions.iter().copied().collect());
+        let mut looks = can_look.then(|| look(world, questions.iter().copied().collect()));
         while let Some(question) = questions.pop_front() {
-            let look = timeout(PATIENCE, looks.recv()).await;
-            let answered = matches!(look, Ok(Some(_)));
+            let look = match &mut looks {
+                Some(looks) => timeout(PATIENCE, looks.recv()).await.ok().flatten(),
+                None => None,
+            };
+            let answered = look.is_some();
             // It exists, and that is all.
             let unknown = Observation { exists: true, ..Observation::default() };
-            let mut observation = look.ok().flatten().unwrap_or(unknown);
+            let mut observation = look.unwrap_or(unknown);
             observation.waits = question.waits;
             let answer = Event::Observed {
                 at: world.procfs.clock().now(),
@@ -99,11 +129,18 @@ async fn answer_all(
             if send.send(answer).is_err() {
                 return;
             }
-            if !answered {
+            if !answered && can_look {
                 log::warn!(
                     "failed to look at process {:?}: no answer from /proc",
                     question.process
                 );
+                can_look = match world.threads.add() {
+                    Ok(()) => true,
+                    Err(error) => {
+                        log::warn!("failed to start another thread that looks: {error}");
+                        false
+                    }
+                };
                 break;
             }
         }
@@ -111,10 +148,11 @@ async fn answer_all(
 }
 
 /// Looks at each on a thread that may hang.
-fn look(world: Arc<World>, questions: Vec<Question>) -> UnboundedReceiver<Observation> {
+fn look(world: &Arc<World>, questions: Vec<Question>) -> UnboundedReceiver<Observation> {
     let (send, looks) = unbounded_channel();
-    tokio::task::spawn_blocking(move || {
-        let mut observer = Observer::new(&world.procfs, &world.streams);
+    let own = Arc::clone(world);
+    world.threads.run(move || {
+        let mut observer = Observer::new(&own.procfs, &own.streams);
         for Question { process, pids, waits: _ } in questions {
             let seen = match pids.local {
                 Some(pid) => observer.observe(pid, process, Depth::Holdings),
