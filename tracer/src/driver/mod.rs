@@ -220,7 +220,7 @@ impl Driver<'_> {
 
     /// Detaches, drains, and answers the last questions: a verdict never races with its own ring.
     async fn finish(mut self) -> Result<Settled, RunError> {
-        self.probes.detach();
+        self.probes.detach()?;
         self.catch_up().await?;
         self.recover_if_lossy().await?;
         self.ask();

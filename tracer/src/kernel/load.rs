@@ -4,20 +4,26 @@
 //! programs, links and maps with it, also when it is killed.
 
 use std::{
-    fs, io,
-    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    error::Error,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, Pod,
-    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, MapData, MapError, RingBuf},
     programs::{BtfTracePoint, FEntry, ProgramError},
 };
 use thiserror::Error;
-use tracer_common::{COUNTERS, Control, Counter, Offsets, RecordKind, Settings};
+use tracer_common::{Control, Counter, Offsets, RecordKind, Settings};
 
 use super::{
     btf::{BtfError, KernelBtf},
+    counters::Counters,
     host::HookCheck,
     procs::ProcsMap,
 };
@@ -54,7 +60,7 @@ pub enum LoadError {
     #[error("parse the kernel's type information: {0}")]
     AyaBtf(#[source] aya::BtfError),
     /// The object could not be loaded: maps refused, memory lacking.
-    #[error("load the kernel programs: {0}")]
+    #[error("load the kernel programs: {}{}", chain(.0.as_ref()), advice(.0.as_ref()))]
     Object(#[source] Box<aya::EbpfError>),
     /// One hook is refused.
     #[error("attach to {hook}: {reason}")]
@@ -75,6 +81,12 @@ pub enum LoadError {
         /// What the kernel said.
         source: Box<MapError>,
     },
+    /// The programs' counters cannot be read.
+    #[error("read map COUNTS: {0}")]
+    Counters(#[source] io::Error),
+    /// The kernel's own count of missed events is not to be had.
+    #[error("read the kernel's count of missed events in /proc/self/fdinfo: {}{}", .0, advice(.0))]
+    Missed(#[source] io::Error),
     /// The own PID namespace is not to be seen.
     #[error("read /proc/self/ns/pid: {0}")]
     Namespace(#[source] io::Error),
@@ -113,12 +125,14 @@ pub struct Counts {
 pub struct Probes {
     ebpf: Ebpf,
     control: Array<MapData, ControlValue>,
-    counts: PerCpuArray<MapData, u64>,
+    counters: Counters,
     procs: ProcsMap,
     ring: Option<RingBuf<MapData>>,
+    ring_bytes: u32,
     /// Misses at attach: programs are entered from the moment they are attached.
     attached: bool,
     missed: u64,
+    misses: Vec<File>,
     hooks: Vec<HookCheck>,
 }
 
@@ -128,7 +142,6 @@ impl std::fmt::Debug for Probes {
             .field("attached", &self.attached)
             .field("hooks", &self.hooks)
             .finish_non_exhaustive()
-    ring_bytes: u32,
     }
 }
 
@@ -165,6 +178,7 @@ impl Probes {
             });
         }
         probes.attach_release(&btf);
+        probes.open_misses()?;
         probes.attached = true;
         drop(btf);
         return_memory();
@@ -215,7 +229,7 @@ impl Probes {
             .map_err(|error| LoadError::Object(Box::new(error)))?;
         let control = Array::try_from(take(&mut ebpf, "CONTROL")?)
             .map_err(|source| LoadError::Map { map: "CONTROL", source: Box::new(source) })?;
-        let counts = PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?)
+        let counters = Counters::new(take(&mut ebpf, "COUNTS")?)
             .map_err(|source| LoadError::Map { map: "COUNTS", source: Box::new(source) })?;
         let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?)
             .map_err(|source| LoadError::Map { map: "RECORDS", source: Box::new(source) })?;
@@ -224,11 +238,13 @@ impl Probes {
         let probes = Self {
             ebpf,
             control,
-            counts,
+            counters,
             procs,
             ring: Some(ring),
+            ring_bytes,
             attached: false,
             missed: 0,
+            misses: Vec::new(),
             hooks: Vec::new(),
         };
         Ok((probes, btf))
@@ -241,7 +257,6 @@ impl Probes {
             .and_then(|program| program.try_into().ok())
             .ok_or(LoadError::Missing(hook.program))?;
         let attached = program.load(hook.tracepoint, btf).and_then(|()| program.attach());
-            ring_bytes,
         attached.map(drop).map_err(|error| LoadError::Hook {
             hook: hook.tracepoint,
             reason: reason(hook.tracepoint, error),
@@ -278,6 +293,12 @@ impl Probes {
         self.ring.take()
     }
 
+    /// How many bytes the ring buffer holds.
+    #[must_use]
+    pub fn ring_bytes(&self) -> u32 {
+        self.ring_bytes
+    }
+
     /// The map of all processes.
     #[must_use]
     pub fn procs(&self) -> &ProcsMap {
@@ -293,12 +314,6 @@ impl Probes {
     }
 
     /// No fork came of it after all.
-    /// How many bytes the ring buffer holds.
-    #[must_use]
-    pub fn ring_bytes(&self) -> u32 {
-        self.ring_bytes
-    }
-
     ///
     /// # Errors
     /// The kernel refuses the update.
@@ -318,19 +333,12 @@ impl Probes {
     /// # Errors
     /// A map cannot be read.
     pub fn counts(&self) -> Result<Counts, LoadError> {
-        let mut sums = [0_u64; COUNTERS as usize];
-        for (index, sum) in (0..COUNTERS).zip(&mut sums) {
-            let values = self
-                .counts
-                .get(&index, 0)
-                .map_err(|source| LoadError::Map { map: "COUNTS", source: Box::new(source) })?;
-            *sum = values.iter().sum();
-        }
+        let sums = self.counters.read().map_err(LoadError::Counters)?;
         let mut dropped_by_kind = [0; RecordKind::ALL.len()];
         for (kind, dropped) in RecordKind::ALL.into_iter().zip(&mut dropped_by_kind) {
             *dropped = sums[kind as usize];
         }
-        let missed = if self.attached { self.missed_runs() } else { self.missed };
+        let missed = if self.attached { self.missed_runs()? } else { self.missed };
         Ok(Counts {
             dropped: dropped_by_kind.iter().sum(),
             dropped_by_kind,
@@ -341,31 +349,44 @@ impl Probes {
         })
     }
 
-    /// How often the kernel did not run a program because it was already running on that CPU:
-    /// `recursion_misses` in the program's fdinfo, from 5.12 on. Only of those programs without
-    /// which a process or its end goes unseen.
-    fn missed_runs(&self) -> u64 {
+    /// Opens the kernel's own count of what it did not run a program for. Held open, because there
+    /// may be no descriptor, or no `/proc`, by the time it is read.
+    fn open_misses(&mut self) -> Result<(), LoadError> {
+        /// Without which a process or its end goes unseen.
         const VITAL: [&str; 3] = ["tracer_fork", "tracer_exit", "tracer_free"];
         let vital = self.ebpf.programs().filter(|(name, _)| VITAL.contains(name));
         let programs = vital.filter_map(|(_, program)| program.fd().ok());
-        programs
-            .map(|fd| {
-                let path =
-                    format!("/proc/self/fdinfo/{}", std::os::fd::AsFd::as_fd(fd).as_raw_fd());
-                let text = fs::read_to_string(path).unwrap_or_default();
-                let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
-                line.and_then(|number| number.trim().parse().ok()).unwrap_or(0_u64)
-            })
-            .sum()
+        let files =
+            programs.map(|fd| File::open(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())));
+        self.misses = files.collect::<Result<_, _>>().map_err(LoadError::Missed)?;
+        Ok(())
+    }
+
+    /// How often the kernel did not run a program because it was already running on that CPU:
+    /// `recursion_misses` in the program's fdinfo, from 5.12 on.
+    fn missed_runs(&self) -> Result<u64, LoadError> {
+        let mut sum = 0;
+        for file in &self.misses {
+            // A dozen short lines, made anew for a read from the beginning.
+            let mut text = [0; 1024];
+            let len = file.read_at(&mut text, 0).map_err(LoadError::Missed)?;
+            let text = String::from_utf8_lossy(&text[..len]);
+            let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
+            sum += line.and_then(|number| number.trim().parse().ok()).unwrap_or(0_u64);
+        }
+        Ok(sum)
     }
 
     /// Detaches every program. Records already in the ring stay readable, `PROCS` and the
     /// counters too.
-    pub fn detach(&mut self) {
+    ///
+    /// # Errors
+    /// What was missed so far cannot be read.
+    pub fn detach(&mut self) -> Result<(), LoadError> {
         if !std::mem::take(&mut self.attached) {
-            return;
+            return Ok(());
         }
-        self.missed = self.missed_runs();
+        self.missed = self.missed_runs()?;
         for (name, program) in self.ebpf.programs_mut() {
             // Dropping a program's links detaches it; one that never loaded has none.
             let unloaded = match program {
@@ -378,6 +399,7 @@ impl Probes {
                 Err(error) => log::warn!("failed to detach {name}: {error}"),
             }
         }
+        Ok(())
     }
 }
 
@@ -400,7 +422,33 @@ fn reason(hook: &str, error: ProgramError) -> String {
                 None => io_error.to_string(),
             }
         }
-        error => error.to_string(),
+        error => format!("{}{}", chain(&error), advice(&error)),
+    }
+}
+
+/// An error and its causes, each said once: some errors tell their cause themselves.
+fn chain(error: &dyn Error) -> String {
+    let mut said = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| (*cause).source()) {
+        let text = cause.to_string();
+        if !said.contains(&text) {
+            said.push_str(": ");
+            said.push_str(&text);
+        }
+    }
+    said
+}
+
+/// What to do about an error that ends in one of these of the kernel's.
+fn advice(error: &(dyn Error + 'static)) -> &'static str {
+    let last = std::iter::successors(Some(error), |error| (*error).source())
+        .find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
+    match last {
+        Some(libc::ENOMEM | libc::E2BIG) => {
+            "; lower --max-processes, or raise the memory limit of tracer's cgroup"
+        }
+        Some(libc::EMFILE) => "; raise the limit on open files: ulimit -n 1024",
+        _ => "",
     }
 }
 
