@@ -35,7 +35,7 @@ use crate::{
         records,
         ring::{Batch, Reader, ReaderError, Records},
     },
-    lineage::{Config, Event, Lineage, Nanos, Output},
+    lineage::{Config, Event, Lineage, Nanos, Output, ProcessId},
     procfs::{self, BootClock, Procfs},
     recording::{Opening, Recorder, RecordingError, Settlement},
 };
@@ -97,7 +97,7 @@ pub struct Settled {
 
 /// The number of the invocation in the kernel's eyes; one a process of tracer.
 const INVOCATION: u32 = 1;
-/// How often the counters of lost records are looked at.
+/// How often the counters of lost records are looked at while records come.
 const COUNTS_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs COMMAND under attached probes until it has ended and settled. `recorder` gets all that the
@@ -195,12 +195,16 @@ struct Driver<'r> {
 impl Driver<'_> {
     /// Watches until the invocation has settled.
     async fn watch(&mut self, mut signals: Signals) -> Result<(), RunError> {
-        let mut counts_due = Instant::now() + COUNTS_EVERY;
+        // Set while records have come that the counters were not looked at after.
+        let mut counts_due = None;
         // The kernel tells of the end before it lets anyone wait for it.
         while !self.lineage.is_settled() || self.command.status().is_none() {
             let deadline = self.deadline();
             tokio::select! {
-                batch = self.reader.next() => self.take(batch)?,
+                batch = self.reader.next() => {
+                    self.take(batch)?;
+                    counts_due.get_or_insert_with(|| Instant::now() + COUNTS_EVERY);
+                }
                 Some(answer) = self.observers.next() => self.lineage.handle(answer),
                 delivery = signals.next() => self.signalled(delivery?).await?,
                 () = at(deadline) => {
@@ -208,10 +212,10 @@ impl Driver<'_> {
                     self.catch_up().await?;
                     self.lineage.handle_timeout(now);
                 }
-            }
-            if Instant::now() >= counts_due {
-                self.recover_if_lossy().await?;
-                counts_due = Instant::now() + COUNTS_EVERY;
+                () = at(counts_due) => {
+                    self.recover_if_lossy().await?;
+                    counts_due = None;
+                }
             }
             self.ask();
         }
@@ -223,6 +227,8 @@ impl Driver<'_> {
         self.probes.detach()?;
         self.catch_up().await?;
         self.recover_if_lossy().await?;
+        // What has come to light just now may be overdue.
+        self.lineage.handle_timeout(self.clock.now());
         self.ask();
         while !self.lineage.is_settled() {
             let deadline = self.deadline();
@@ -337,6 +343,7 @@ impl Driver<'_> {
                     if !self.lineage.root_has_ended() {
                         // Its exit record was lost.
                         self.recover().await?;
+                        self.end_root()?;
                     }
                 }
             }
@@ -364,6 +371,23 @@ impl Driver<'_> {
                 }
                 self.forwarded_at = self.clock.now();
             }
+        }
+        Ok(())
+    }
+
+    /// COMMAND has been reaped: if not even `PROCS` knew, its status tells.
+    fn end_root(&mut self) -> Result<(), RunError> {
+        let process = self.lineage.root().ok_or(RunError::RootUnseen)?;
+        if let Some(status) = self.command.status()
+            && !self.lineage.root_has_ended()
+        {
+            self.lineage.handle(Event::Exit {
+                at: self.clock.now(),
+                process,
+                status: status.cast_unsigned(),
+                parent: ProcessId::default(),
+                children_uncounted: true,
+            });
         }
         Ok(())
     }
