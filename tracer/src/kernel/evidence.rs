@@ -112,7 +112,14 @@ impl<'a> Observer<'a> {
         let status = known(dir.status()).unwrap_or_default();
         // A leader that exited before its group has let go of memory and files; another thread's
         // directory shows them.
-        let deputy = if stat.is_dead() { living_thread(dir, stat) } else { None };
+        let deputy = match living_thread(dir, stat) {
+            Ok(deputy) => deputy,
+            Err(error) if error.is_gone() => None,
+            Err(error) => {
+                log::debug!("failed to {error}");
+                return Observation { exists: true, ..Observation::default() };
+            }
+        };
         let living = if stat.is_dead() { deputy.as_ref() } else { Some(dir) };
         let asleep = living.and_then(|_| blocked_thread(dir, stat));
         let mut seen = Observation {
@@ -185,16 +192,24 @@ fn blocked_thread(dir: &TaskDir, stat: &Stat) -> Option<(TaskDir, BlockedThread)
         .min_by_key(|(_, blocked)| blocked.switches)
 }
 
-/// A thread that lives on although the leader is dead.
-fn living_thread(dir: &TaskDir, stat: &Stat) -> Option<TaskDir> {
-    if stat.threads <= 1 {
-        return None;
+/// A thread that lives on although the leader is dead; `None` where the leader lives or nobody.
+///
+/// # Errors
+/// It cannot be said: some thread could not be looked at.
+fn living_thread(dir: &TaskDir, stat: &Stat) -> Result<Option<TaskDir>> {
+    if !stat.is_dead() || stat.threads <= 1 {
+        return Ok(None);
     }
-    let threads = known(dir.threads(MAX_THREADS))?;
-    threads
-        .into_iter()
-        .filter_map(|thread| known(dir.thread(thread)))
-        .find(|task| known(task.stat()).is_some_and(|stat| !stat.is_dead()))
+    for thread in dir.threads(MAX_THREADS)? {
+        let found = dir.thread(thread).and_then(|task| Ok((task.stat()?, task)));
+        match found {
+            Ok((stat, task)) if !stat.is_dead() => return Ok(Some(task)),
+            Ok(_) => {}
+            Err(error) if error.is_gone() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// The parent at this moment. `None`: outside of the mount's PID namespace (pid 0), or not known.

@@ -30,6 +30,11 @@ impl FakeProc {
         self
     }
 
+    /// Where a file lies.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
     /// Makes a link that need not lead anywhere.
     pub(crate) fn link(&self, name: &str, target: impl AsRef<[u8]>) -> &Self {
         let target = OsStr::from_bytes(target.as_ref());

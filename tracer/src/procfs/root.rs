@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
+use rustix::fs::{CWD, Mode, OFlags, fstatfs, openat, readlinkat};
 use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use super::clock::{BootClock, StartTicks, boottime_offset};
 use super::error::{Error, Result};
@@ -19,6 +20,8 @@ pub struct Procfs {
     path: PathBuf,
     start_ticks: StartTicks,
     clock: BootClock,
+    /// It is the kernel's own, and its pids are those that `kill` takes here.
+    real: bool,
 }
 
 impl Procfs {
@@ -39,8 +42,12 @@ impl Procfs {
         let release = dir.read_prefix("sys/kernel/osrelease", 256).unwrap_or_default();
         let per_second = rustix::param::clock_ticks_per_second();
         let start_ticks = StartTicks::new(per_second, offset, &release);
+        let real =
+            dir.link("self").is_ok_and(|pid| pid == std::process::id().to_string().as_bytes());
         let (root, path) = dir.into_parts();
-        Ok(Self { root, path, start_ticks, clock: BootClock::with_offset(offset) })
+        // PROC_SUPER_MAGIC of include/uapi/linux/magic.h.
+        let real = real && fstatfs(&root).is_ok_and(|found| found.f_type == 0x9fa0);
+        Ok(Self { root, path, start_ticks, clock: BootClock::with_offset(offset), real })
     }
 
     /// Opens `/proc`.
@@ -92,9 +99,16 @@ impl Procfs {
             Ok((dir, stat)) => {
                 Ok((stat.start_ticks == self.start_ticks(id.start)).then_some((dir, stat)))
             }
-            Err(error) if error.is_gone() => Ok(None),
+            Err(error) if error.is_gone() && !self.hides(pid) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether somebody has this pid although procfs says that there is nobody, as it does with
+    /// `hidepid=invisible` of another user's process.
+    fn hides(&self, pid: u32) -> bool {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        self.real && pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
     }
 
     /// Field 22 of `stat` for a process that started at `start`, ns of `CLOCK_BOOTTIME`: its

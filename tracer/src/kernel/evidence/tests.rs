@@ -268,3 +268,92 @@ fn less_is_read_when_only_who_it_is_matters() {
     assert_eq!((seen.args.as_deref(), seen.resources), (Some(&b"a\0b\0"[..]), None));
     assert_eq!(seen.cgroup.as_deref(), Some(&b"/x"[..]));
 }
+
+#[test]
+fn a_group_whose_threads_cannot_be_looked_at_is_not_taken_for_dead() {
+    let fake = FakeProc::new();
+    fake.task("12", 'Z', 7, 4711).file("12/stat", stat_line(12, b"worker", 'Z', 7, 2, 4711));
+    // Threads are there, but the one that lives says nonsense.
+    fake.task("12/task/12", 'Z', 7, 4711).file("12/task/13/stat", "13 (");
+    assert_eq!(fake_observe(&fake, 12), Observation { exists: true, ..Observation::default() });
+    fake.task("12/task/13", 'S', 7, 4711);
+    let seen = fake_observe(&fake, 12);
+    assert_eq!((seen.state, seen.resources.is_some()), (Some('Z'), true));
+    fake.remove("12/task/13");
+    assert_eq!(fake_observe(&fake, 12).resources, None);
+}
+
+/// Every file that a look reads, of a process that holds something.
+const FILES: [&str; 14] = [
+    "12/stat",
+    "12/status",
+    "12/cgroup",
+    "12/cmdline",
+    "12/mountinfo",
+    "12/net/tcp",
+    "12/net/tcp6",
+    "12/net/udp",
+    "12/net/unix",
+    "12/fdinfo/1",
+    "12/syscall",
+    "12/wchan",
+    "7/stat",
+    "7/status",
+];
+
+fn whole() -> FakeProc {
+    let fake = FakeProc::new();
+    fake.task("12", 'D', 7, 4711)
+        .task("7", 'S', 1, 100)
+        .file("12/cgroup", "0::/a\n")
+        .file("12/cmdline", "worker\0")
+        .file("12/mountinfo", "9 0 0:1 / / rw - ext4 /dev/vda rw\n")
+        .file("12/fdinfo/1", "pos:\t0\nflags:\t0100001\nmnt_id:\t9\n")
+        .file("12/syscall", "0 0x1 0x0 0x0 0x0 0x0 0x0 0x7ffd 0x7f00\n")
+        .file("12/wchan", "io_schedule")
+        .link("12/exe", "/bin/worker")
+        .link("12/cwd", "/")
+        .link("12/fd/0", "socket:[5]")
+        .link("12/fd/1", "/file")
+        .link("12/ns/net", "net:[4026531993]");
+    for table in ["tcp", "tcp6", "udp", "unix"] {
+        fake.file(&format!("12/net/{table}"), "columns\n");
+    }
+    fake
+}
+
+#[test]
+fn a_look_bears_any_file_missing() {
+    for file in FILES {
+        let fake = whole();
+        fake.remove(file);
+        let seen = fake_observe(&fake, 12);
+        // Without its stat there is no process; whatever else is missing is not known.
+        assert_eq!(seen.exists, file != "12/stat", "without {file}");
+        assert_eq!(seen.state, (file != "12/stat").then_some('D'), "without {file}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_look_bears_any_content(
+        file in 0..FILES.len(),
+        content in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+    ) {
+        let fake = whole();
+        fake.file(FILES[file], content);
+        // A process with a stat that is no stat is there all the same, unless the content happens
+        // to be another one's.
+        let seen = fake_observe(&fake, 12);
+        proptest::prop_assert!(seen.exists);
+    }
+
+    #[test]
+    fn a_look_bears_any_file_cut_short(file in 0..FILES.len(), part in 0_usize..100) {
+        let fake = whole();
+        let path = fake.path(FILES[file]);
+        let content = std::fs::read(&path).unwrap();
+        fake.file(FILES[file], &content[..content.len() * part / 100]);
+        proptest::prop_assert!(fake_observe(&fake, 12).exists);
+    }
+}

@@ -217,3 +217,35 @@ fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     }
     panic!("it never came to that");
 }
+
+#[test]
+fn processes_that_die_while_they_are_looked_at_are_there_or_not() {
+    let procfs = Procfs::of_host().unwrap();
+    let streams = CommandStreams::default();
+    let mut states = [0; 3];
+    for _ in 0..300 {
+        let mut child = Command::new("true").spawn().unwrap();
+        let id = real_id(&procfs, child.id());
+        let reaper = std::thread::spawn(move || child.wait().unwrap());
+        // Alive, a zombie, gone: never anything between, and gone for ever.
+        loop {
+            let seen = observe(&procfs, id.pid, id, &streams, Depth::Holdings);
+            let stage = match (seen.exists, seen.state) {
+                (true, Some('Z' | 'X')) => 1,
+                (true, Some(_)) => 0,
+                (true, None) => panic!("nothing hides it: {seen:?}"),
+                (false, _) => 2,
+            };
+            states[stage] += 1;
+            if stage == 1 {
+                assert_eq!(seen.resources, None);
+            }
+            if stage == 2 {
+                break;
+            }
+        }
+        reaper.join().unwrap();
+        assert!(!observe(&procfs, id.pid, id, &streams, Depth::Who).exists);
+    }
+    assert!(states[0] > 0 && states[2] == 300, "{states:?}");
+}
