@@ -138,8 +138,9 @@ impl Judge<'_> {
         let allow = &|process: &Process| args.allowed(process);
         let policy = Policy { fail_on: &fail_on, strict: args.strict, allow };
         let outcome = lineage.outcome(at, command, epoch_offset, policy);
-        print(args, &outcome);
+        // First what others wait for: standard error may be a full pipe that nobody reads.
         let written = write_all(files, &outcome);
+        print(args, &outcome);
         let gates = !fail_on.is_empty();
         let status = match interrupted {
             Some(signal) => Status::signalled(signal),

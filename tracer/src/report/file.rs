@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
 use super::{Kind, render};
@@ -25,6 +26,10 @@ const MAX_LINKS: u32 = 40;
 
 /// How long a fifo's reader may take to open it, once there is a report to write.
 const READER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a stream's reader may take nothing of a report: it may be a person who reads by pages,
+/// or a program that is not coming back.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a report cannot be written. Messages hold path, reason and remedy, and read on after
 /// "failed to".
@@ -160,15 +165,16 @@ impl ReportFile {
     ///
     /// # Errors
     /// When writing fails; a report that was there before is then still there. A fifo that
-    /// nobody opens for reading is given up after two seconds.
+    /// nobody opens for reading is given up after two seconds, a stream whose reader takes nothing
+    /// after thirty.
     pub fn write(self, outcome: &Outcome) -> Result<(), ReportError> {
         let Self { path, kind, target } = self;
         let content = render(kind, outcome);
         let written = match target {
             Target::Replaced { folder, name } => replace(&folder, &folder.join(name), &content),
-            Target::Stream(Some(file)) => write_stream(&file, &content),
+            Target::Stream(Some(file)) => write_stream(&file, &content, STALL_TIMEOUT),
             Target::Stream(None) => match await_reader(&path) {
-                Ok(Some(file)) => write_stream(&file, &content),
+                Ok(Some(file)) => write_stream(&file, &content, STALL_TIMEOUT),
                 Ok(None) => return Err(ReportError::NoReader { path }),
                 Err(reason) => Err(reason),
             },
@@ -258,11 +264,31 @@ fn await_reader(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-fn write_stream(mut file: &File, content: &[u8]) -> io::Result<()> {
-    // Opened without waiting, written with: a slow reader is no error.
-    let flags = rustix::fs::fcntl_getfl(file)?;
-    rustix::fs::fcntl_setfl(file, flags - OFlags::NONBLOCK)?;
-    file.write_all(content)
+/// Writes to a stream that was opened without waiting. A slow reader is no error, one that takes
+/// nothing for so long is.
+fn write_stream(mut file: &File, mut content: &[u8], patience: Duration) -> io::Result<()> {
+    while !content.is_empty() {
+        match file.write(content) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => content = content.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                await_room(file, patience)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn await_room(file: &File, patience: Duration) -> io::Result<()> {
+    let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
+    match poll(&mut [PollFd::new(file, PollFlags::OUT)], Some(&timeout)) {
+        Ok(0) => Err(io::Error::new(io::ErrorKind::TimedOut, "its reader takes nothing")),
+        // Also where the reader is gone: the next write says so.
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
@@ -369,6 +395,28 @@ mod tests {
             ReportFile::open(&path).unwrap().write(&sample::clean()),
             Err(ReportError::NoReader { .. })
         ));
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+        let content = vec![b'x'; 1 << 20];
+        let (reader, writer) = io::pipe().unwrap();
+        let writer = File::from(std::os::fd::OwnedFd::from(writer));
+        rustix::fs::fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+        let error = write_stream(&writer, &content, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let slow = thread::spawn(move || {
+            let (mut reader, mut taken) = (reader, 0);
+            let mut page = [0; 4096];
+            while taken < (1 << 20) {
+                taken += reader.read(&mut page).unwrap();
+            }
+            reader
+        });
+        write_stream(&writer, &content, Duration::from_secs(60)).unwrap();
+        drop(slow.join().unwrap());
+        let error = write_stream(&writer, &content, Duration::from_secs(60)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
