@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
+use crate::proc;
 use crate::sys::Pid;
 
 /// A kind of BPF object that has ids.
@@ -89,6 +90,34 @@ pub fn held_by(pid: Pid, kind: Kind) -> BTreeSet<u32> {
     let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
     let texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
     texts.filter_map(|text| id_in(&text, kind)).collect()
+}
+
+/// Ids of everything that this process holds in the kernel.
+#[must_use]
+pub fn all_held_by(pid: Pid) -> Vec<(Kind, u32)> {
+    let of = |kind| held_by(pid, kind).into_iter().map(move |id| (kind, id));
+    Kind::ALL.into_iter().flat_map(of).collect()
+}
+
+/// These are what a tracer at work has in the kernel.
+#[track_caller]
+pub fn expect_loaded(objects: &[(Kind, u32)]) {
+    let of = |wanted| objects.iter().filter(move |(kind, _)| *kind == wanted).map(|(_, id)| *id);
+    let named = of(Kind::Program).filter_map(program_name);
+    assert!(named.filter(|name| name.starts_with("tracer_")).count() > 0, "{objects:?}");
+    for kind in Kind::ALL {
+        assert!(of(kind).count() > 0, "tracer holds no {kind:?}: {objects:?}");
+    }
+}
+
+/// Waits until the kernel has let go of these.
+#[track_caller]
+pub fn expect_gone(objects: &[(Kind, u32)]) {
+    for &(kind, id) in objects {
+        // The kernel frees them some time after the last descriptor is closed.
+        let gone = || (!exists(kind, id)).then_some(());
+        proc::until(&format!("the end of {kind:?} {id}"), gone);
+    }
 }
 
 fn id_in(fdinfo: &str, kind: Kind) -> Option<u32> {

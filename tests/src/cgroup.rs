@@ -1,4 +1,4 @@
-//! A memory cgroup of a test's own.
+//! Cgroups of a test's own, which limit memory or the number of processes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,19 +6,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::proc;
 
-/// A memory cgroup, v1 or v2, made under the root and removed on drop.
+/// A cgroup, v1 or v2, made under the root and removed on drop.
 #[derive(Debug)]
-pub struct MemoryCgroup {
+pub struct Cgroup {
     path: PathBuf,
 }
 
-impl MemoryCgroup {
+/// A name that no other test uses.
+fn name() -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    format!("tracer-test-{}-{number}", std::process::id())
+}
+
+impl Cgroup {
     /// Makes one whose processes may have so much memory and no swap; the reason where this host
     /// allows none.
-    pub fn with_limit(bytes: u64) -> Result<Self, String> {
-        static MADE: AtomicU32 = AtomicU32::new(0);
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tracer-test-{}-{number}", std::process::id());
+    pub fn with_memory(bytes: u64) -> Result<Self, String> {
+        let name = name();
         let v1 = Path::new("/sys/fs/cgroup/memory");
         if v1.join("memory.limit_in_bytes").exists() {
             let made = Self::make(v1.join(name))?;
@@ -32,6 +37,27 @@ impl MemoryCgroup {
         // Absent where the kernel has no swap.
         let _limited = made.set("memory.swap.max", "0");
         Ok(made)
+    }
+
+    /// Makes one that may hold so many threads; the reason where this host allows none.
+    pub fn with_threads(most: u32) -> Result<Self, String> {
+        let v1 = Path::new("/sys/fs/cgroup/pids");
+        let root = if v1.join("cgroup.procs").exists() { v1 } else { Path::new("/sys/fs/cgroup") };
+        let made = Self::make(root.join(name()))?;
+        made.allow_threads(most)?;
+        Ok(made)
+    }
+
+    /// Changes how many threads it may hold; those that it has stay.
+    pub fn allow_threads(&self, most: u32) -> Result<(), String> {
+        self.set("pids.max", &most.to_string())
+    }
+
+    /// A command line that puts itself into this cgroup and then executes its arguments.
+    #[must_use]
+    pub fn enter(&self) -> [String; 4] {
+        let line = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.path.display());
+        ["sh".to_owned(), "-c".to_owned(), line, "sh".to_owned()]
     }
 
     fn make(path: PathBuf) -> Result<Self, String> {
@@ -61,7 +87,7 @@ impl MemoryCgroup {
     }
 }
 
-impl Drop for MemoryCgroup {
+impl Drop for Cgroup {
     fn drop(&mut self) {
         // Killed members leave a cgroup a moment after their death. A panic here would hide the
         // test's own.

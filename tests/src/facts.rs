@@ -57,6 +57,17 @@ impl Fact {
         self.details[key].as_i64().unwrap_or_else(|| panic!("no number {key:?} in {self:?}"))
     }
 
+    /// A list of pids among the details, sorted.
+    #[must_use]
+    #[track_caller]
+    pub fn pids_of(&self, key: &str) -> Vec<i64> {
+        let list = self.details[key].as_array();
+        let list = list.unwrap_or_else(|| panic!("no list {key:?} in {self:?}"));
+        let mut pids: Vec<_> = list.iter().filter_map(Value::as_i64).collect();
+        pids.sort_unstable();
+        pids
+    }
+
     /// A pid among the details.
     #[must_use]
     #[track_caller]

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::facts::{Fact, Facts};
-use crate::sys::Pid;
+use crate::sys::{PATIENCE, Pid};
 
 /// A run that has ended. Dropping it kills everything that told a fact and still lives.
 #[derive(Debug)]
@@ -69,6 +69,19 @@ impl Finished {
     #[must_use]
     pub fn facts(&self, name: &str) -> Vec<Fact> {
         self.facts.told().into_iter().filter(|fact| fact.name == name).collect()
+    }
+
+    /// Waits until a workload has told this: for what goes on after tracer has ended.
+    #[must_use]
+    #[track_caller]
+    pub fn eventually(&self, name: &str) -> Fact {
+        let told = self.facts.wait_told(name, PATIENCE);
+        told.unwrap_or_else(|| panic!("nothing told {name:?}\n{self:#}"))
+    }
+
+    /// Lets those go on who hold here.
+    pub fn release(&self, name: &str) {
+        self.facts.release(name);
     }
 
     /// When a workload first held here.

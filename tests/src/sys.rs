@@ -323,6 +323,18 @@ pub fn detach_streams() {
     }
 }
 
+/// Sets another process's soft limit on a resource (`RLIMIT_...`); the hard one stays.
+pub fn limit(pid: Pid, resource: libc::__rlimit_resource_t, soft: u64) {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid place for the old limits; no new ones.
+    let read = unsafe { libc::prlimit64(pid, resource, std::ptr::null(), &raw mut limit) };
+    check("prlimit", read);
+    limit.rlim_cur = soft.min(limit.rlim_max);
+    // SAFETY: valid limits; the old ones are not wanted.
+    let set = unsafe { libc::prlimit64(pid, resource, &raw const limit, std::ptr::null_mut()) };
+    check("prlimit", set);
+}
+
 /// Freezes the file system of this open file (`FIFREEZE`, linux/fs.h): writers sleep.
 pub fn freeze(file: &File) {
     // SAFETY: FIFREEZE reads and writes no memory of ours.

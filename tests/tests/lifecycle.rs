@@ -3,32 +3,7 @@
 use std::collections::BTreeSet;
 
 use tracer_tests::bpf::{self, Kind};
-use tracer_tests::{Run, proc, sys};
-
-/// Ids of everything that this tracer has in the kernel.
-fn held(tracer: sys::Pid) -> Vec<(Kind, u32)> {
-    let of = |kind| bpf::held_by(tracer, kind).into_iter().map(move |id| (kind, id));
-    Kind::ALL.into_iter().flat_map(of).collect()
-}
-
-#[track_caller]
-fn expect_in_kernel(objects: &[(Kind, u32)]) {
-    let of = |wanted| objects.iter().filter(move |(kind, _)| *kind == wanted).map(|(_, id)| *id);
-    let named = of(Kind::Program).filter_map(bpf::program_name);
-    assert!(named.filter(|name| name.starts_with("tracer_")).count() > 0, "{objects:?}");
-    for kind in Kind::ALL {
-        assert!(of(kind).count() > 0, "tracer holds no {kind:?}: {objects:?}");
-    }
-}
-
-#[track_caller]
-fn expect_gone(objects: &[(Kind, u32)]) {
-    for &(kind, id) in objects {
-        // The kernel frees them some time after the last descriptor is closed.
-        let gone = || (!bpf::exists(kind, id)).then_some(());
-        proc::until(&format!("the end of {kind:?} {id}"), gone);
-    }
-}
+use tracer_tests::{Run, proc};
 
 /// Programs called like tracer's that no process holds: pinned, or kept by an attachment.
 fn stray_programs() -> BTreeSet<u32> {
@@ -43,12 +18,12 @@ fn stray_programs() -> BTreeSet<u32> {
 fn killed_tracer_leaves_the_command_running_and_nothing_in_the_kernel() {
     let running = Run::workload(["sleep"]).start();
     let command = running.fact("sleeper").pid;
-    let objects = held(running.pid);
-    expect_in_kernel(&objects);
+    let objects = bpf::all_held_by(running.pid);
+    bpf::expect_loaded(&objects);
     running.signal(libc::SIGKILL);
     let finished = running.finish();
     assert_eq!(finished.status.code(), None, "{finished:#}");
-    expect_gone(&objects);
+    bpf::expect_gone(&objects);
     proc::until("no stray programs", || stray_programs().is_empty().then_some(()));
     assert!(proc::is_alive(command));
 }
@@ -57,9 +32,9 @@ fn killed_tracer_leaves_the_command_running_and_nothing_in_the_kernel() {
 fn tracer_that_ends_leaves_nothing_in_the_kernel() {
     let running = Run::workload(["outlives-briefly"]).start();
     running.held("brief");
-    let objects = held(running.pid);
-    expect_in_kernel(&objects);
+    let objects = bpf::all_held_by(running.pid);
+    bpf::expect_loaded(&objects);
     running.release("brief");
     running.finish().expect_clean();
-    expect_gone(&objects);
+    bpf::expect_gone(&objects);
 }

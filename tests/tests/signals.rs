@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tracer_tests::cgroup::MemoryCgroup;
+use tracer_tests::cgroup::Cgroup;
 use tracer_tests::{Finished, Run, Running, binary, proc, skip, sys};
 
 /// Sends a signal from a process of its own: its pid.
@@ -113,7 +113,7 @@ fn survivors_of_a_killed_command_are_the_killer_s_doing() {
 /// Runs a workload against a small memory cgroup; `None`, with the reason printed, where this host
 /// allows none.
 fn out_of_memory(args: &[&str], prepare: impl FnOnce(Run) -> Run) -> Option<Finished> {
-    let cgroup = match MemoryCgroup::with_limit(48 << 20) {
+    let cgroup = match Cgroup::with_memory(48 << 20) {
         Ok(cgroup) => cgroup,
         Err(reason) => {
             skip(&reason);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tracer_tests::cgroup::MemoryCgroup;
+use tracer_tests::cgroup::Cgroup;
 use tracer_tests::frozen::FreezableFs;
 use tracer_tests::{Finished, Run, Running, proc, skip, sys};
 
@@ -349,7 +349,7 @@ fn a_small_pid_max_in_a_namespace_makes_pids_come_round() {
 
 #[test]
 fn the_oom_killer_takes_the_one_in_the_small_cgroup() {
-    let cgroup = match MemoryCgroup::with_limit(48 << 20) {
+    let cgroup = match Cgroup::with_memory(48 << 20) {
         Ok(cgroup) => cgroup,
         Err(reason) => return skip(&reason),
     };

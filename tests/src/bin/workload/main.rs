@@ -10,6 +10,7 @@ mod hostile;
 mod namespaces;
 mod signals;
 mod simple;
+mod storm;
 mod stuck;
 mod survivors;
 mod threads;
@@ -24,6 +25,7 @@ fn main() {
         "await" => simple::wait,
         "burst" => zombies::burst,
         "clone-parent" => zombies::clone_parent,
+        "churn" => storm::churn,
         "double-fork" => survivors::double_fork,
         "exit" => simple::exit,
         "freezes" => stuck::freezes,
@@ -49,6 +51,7 @@ fn main() {
         "signals" => signals::record,
         "sleep" => simple::sleep,
         "slow-shutdown" => survivors::slow_shutdown,
+        "storm" => storm::storm,
         "subreaper" => survivors::subreaper_around,
         "subreaper-inside" => survivors::subreaper_inside,
         "thread-execs" => threads::thread_execs,
@@ -56,6 +59,7 @@ fn main() {
         "vfork-execs" => stuck::vfork_execs,
         "vfork-holds" => stuck::vfork_holds,
         "vfork-zombie" => stuck::vfork_zombie,
+        "waits-late" => zombies::waits_late,
         "waits-for-others" => zombies::waits_for_others,
         "writes" => stuck::writes,
         "without-capabilities" => simple::without_capabilities,

@@ -50,6 +50,20 @@ pub(crate) fn waits_for_others(_: &Args) -> i32 {
     0
 }
 
+/// Lets a zombie stand while it holds at `standing`, then reaps it; holds at `leaving`.
+pub(crate) fn waits_late(_: &Args) -> i32 {
+    let zombie = sys::fork(|| {
+        facts::tell("zombie", &Value::Null);
+        0
+    });
+    sys::until_dead(zombie);
+    facts::hold("standing");
+    sys::wait_for(zombie);
+    facts::tell("reaped", &Value::Null);
+    facts::hold("leaving");
+    0
+}
+
 /// The root kills a parent whose child has just died.
 pub(crate) fn killed_before_wait(_: &Args) -> i32 {
     let parent = sys::fork(|| {
