@@ -97,7 +97,7 @@ fn five_hundred_children_never_waited_for_are_all_found_when_asked_for() {
 
 #[test]
 fn five_hundred_children_of_a_short_command_are_no_leak_by_default() {
-    five_hundred().zombie_after("20s").finish().expect_nothing_found();
+    five_hundred().zombie_after_patience(20).finish().expect_nothing_found();
 }
 
 #[test]
