@@ -1,0 +1,37 @@
+//! Many children alive at once.
+
+use std::io::{self, PipeReader, PipeWriter, Read as _};
+
+use tracer_tests::sys;
+
+use crate::loops::fork_one;
+
+/// Children that sleep until told, or until their parent is gone.
+#[derive(Debug)]
+pub(crate) struct Children {
+    /// They live while somebody holds this.
+    life: PipeWriter,
+}
+
+impl Children {
+    pub(crate) fn fork(count: usize) -> Self {
+        let (end, life) = io::pipe().expect("pipe");
+        for _ in 0..count {
+            fork_one(|| sleep_until_told(&end, &life));
+        }
+        Self { life }
+    }
+
+    /// Ends and reaps them all.
+    pub(crate) fn end(self) {
+        drop(self.life);
+        sys::wait_for_all();
+    }
+}
+
+fn sleep_until_told(mut end: &PipeReader, life: &PipeWriter) {
+    use std::os::fd::AsRawFd as _;
+    // SAFETY: the child's copy of the descriptor, which it never uses again: it ends by _exit.
+    unsafe { libc::close(life.as_raw_fd()) };
+    let _ = end.read(&mut [0]);
+}
