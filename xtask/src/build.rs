@@ -23,17 +23,42 @@ pub(crate) fn build(root: &Path, release: bool) -> Result<()> {
     succeed(command::run(&mut command)?, "the build")
 }
 
-/// Builds the tracer that `run` and `doctor` start, and returns its path.
-pub(crate) fn build_tracer(root: &Path) -> Result<PathBuf> {
+/// How much the compiler is to optimise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Not at all; what the tests are built with.
+    Dev,
+    /// As what users run.
+    Release,
+}
+
+/// Builds the tracer that `run`, `doctor` and `bench` start, and returns its path.
+pub(crate) fn build_tracer(root: &Path, profile: Profile) -> Result<PathBuf> {
     setup::ensure(root)?;
-    let tracer = target_dir()?.join("release/tracer");
-    if !tracer.exists() {
-        eprintln!("xtask: building tracer, which takes a minute or two the first time");
-    }
+    build_program(root, profile, "tracer", "tracer")
+}
+
+/// Builds the loads that `bench` runs, and returns their program's path.
+pub(crate) fn build_load(root: &Path, profile: Profile) -> Result<PathBuf> {
+    build_program(root, profile, "tracer-tests", "load")
+}
+
+fn build_program(root: &Path, profile: Profile, package: &str, name: &str) -> Result<PathBuf> {
     let mut command = cargo_in(root, "build");
-    command.args(["--quiet", "--release", "--package", "tracer"]);
-    succeed(command::run(&mut command)?, "the build of tracer")?;
-    Ok(tracer)
+    command.args(["--quiet", "--package", package, "--bin", name]);
+    let folder = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => {
+            command.arg("--release");
+            "release"
+        }
+    };
+    let program = target_dir()?.join(folder).join(name);
+    if !program.exists() {
+        eprintln!("xtask: building {name}, which takes a minute or two the first time");
+    }
+    succeed(command::run(&mut command)?, &format!("the build of {name}"))?;
+    Ok(program)
 }
 
 /// The end-to-end tests as cargo has built them.

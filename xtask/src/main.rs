@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod command;
 mod host;
@@ -70,6 +71,8 @@ enum Task {
     /// Prints a matrix, test by kernel. Kernels come from Debian's package archive, are checked and
     /// kept in `target/kernels`; the machines are emulated, so no virtualisation is needed.
     Kernels(kernels::Options),
+    /// Measure what tracer costs, in time, memory and lateness (builds first; needs root).
+    Bench(bench::BenchOptions),
     /// Say what this host has and lacks for tracer (sets up and builds first).
     Doctor {
         /// Arguments of `tracer doctor`.
@@ -117,6 +120,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Test { all, arguments, test_arguments } => {
             test::test(&root, all, &with_test_arguments(arguments, test_arguments))
         }
+        Task::Bench(options) => bench::bench(&root, &options),
         Task::Doctor { arguments } => run::doctor(&root, &arguments),
         Task::AsRoot { command } => run::as_root(&command),
         Task::Kernels(options) => kernels::kernels(&root, &options),

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    build::build_tracer,
+    build::{Profile, build_tracer},
     command::{Root, become_command, output_of, restore_environment},
 };
 
@@ -19,7 +19,7 @@ pub(crate) fn run(root: &Path, options: Vec<OsString>, command: Vec<OsString>) -
     let as_root = Root::probe();
     // Refuse before a long build.
     as_root.command(Path::new("tracer"))?;
-    let tracer = build_tracer(root)?;
+    let tracer = build_tracer(root, Profile::Release)?;
 
     let mut run = as_root.command(&tracer)?;
     run.arg("run");
@@ -33,7 +33,7 @@ pub(crate) fn run(root: &Path, options: Vec<OsString>, command: Vec<OsString>) -
 
 /// Becomes `tracer doctor`, as the user that asks: what this user lacks is what it should say.
 pub(crate) fn doctor(root: &Path, arguments: &[OsString]) -> Result<()> {
-    let tracer = build_tracer(root)?;
+    let tracer = build_tracer(root, Profile::Release)?;
     let mut doctor = Command::new(tracer);
     doctor.arg("doctor").args(arguments);
     restore_environment(&mut doctor);

@@ -73,7 +73,8 @@ pub(crate) fn zombies(count: usize, over: Duration, stands: &[Duration]) -> Valu
     let mut zombies = Vec::new();
     let mut reaped = Vec::new();
     for (zombie, stands) in told.iter().zip(stands.iter().cycle()) {
-        while let Some(&(due, ..)) = standing.front().filter(|(due, ..)| pace.is_before_next(*due)) {
+        while let Some(&(due, ..)) = standing.front().filter(|(due, ..)| pace.is_before_next(*due))
+        {
             sleep_until(due);
             zombies.extend(standing.pop_front().map(reap));
         }
