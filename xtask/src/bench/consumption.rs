@@ -83,10 +83,10 @@ pub(crate) struct Memory {
     pub(crate) vm_rss_kib: u64,
     /// The heap and stacks.
     pub(crate) rss_anon_kib: u64,
-    /// The program and its libraries.
-    pub(crate) rss_file_kib: u64,
-    /// The ring, which is mapped twice in a row and counted twice.
-    pub(crate) rss_shmem_kib: u64,
+    /// The kernel's rings, as the kernel counts them: a ring is mapped twice in a row.
+    pub(crate) rss_rings_kib: u64,
+    /// The rest: the program and its libraries.
+    pub(crate) rss_files_kib: u64,
     /// With what is mapped more than once counted once.
     pub(crate) pss_kib: u64,
 }
@@ -109,15 +109,31 @@ fn memory_at(programs: &Programs, live: usize) -> Result<Memory> {
     session.go()?;
     session.until_quiet()?;
     let (status, rollup) = (session.proc("status")?, session.proc("smaps_rollup")?);
+    let rings = rings_kib(&session.proc("smaps")?);
     session.end()?;
     Ok(Memory {
         live: u64::try_from(live)?,
         vm_rss_kib: kib(&status, "VmRSS")?,
         rss_anon_kib: kib(&status, "RssAnon")?,
-        rss_file_kib: kib(&status, "RssFile")?,
-        rss_shmem_kib: kib(&status, "RssShmem")?,
+        rss_rings_kib: rings,
+        rss_files_kib: (kib(&status, "RssFile")? + kib(&status, "RssShmem")?).saturating_sub(rings),
         pss_kib: kib(&rollup, "Pss")?,
     })
+}
+
+/// `Rss` of all mappings of BPF maps in `smaps`: a line that begins with addresses and ends in a
+/// name, then lines `Key: value`.
+fn rings_kib(smaps: &str) -> u64 {
+    let mut is_ring = false;
+    let mut sum = 0;
+    for line in smaps.lines() {
+        if line.split(' ').next().is_some_and(|word| word.contains('-')) {
+            is_ring = line.ends_with("bpf-map");
+        } else if is_ring && line.starts_with("Rss:") {
+            sum += kib(line, "Rss").unwrap_or(0);
+        }
+    }
+    sum
 }
 
 /// `KEY:   123 kB` of `status` and `smaps_rollup`.
@@ -197,13 +213,22 @@ mod tests {
     }
 
     #[test]
+    fn rings_are_the_mappings_of_bpf_maps() {
+        let smaps = "7f00-7f10 r--s 00000000 00:0f 1029  anon_inode:bpf-map\n\
+                     Rss:  8 kB\nPss:  4 kB\n\
+                     7f10-7f20 rw-p 00000000 00:00 0\nRss:  16 kB\n\
+                     7f20-7f30 rw-s 00001000 00:0f 1029  anon_inode:bpf-map\nRss: 32 kB\n";
+        assert_eq!(rings_kib(smaps), 40);
+    }
+
+    #[test]
     fn bytes_of_a_process_are_the_slope_of_the_heap() {
         let at = |live, rss_anon_kib| Memory {
             live,
             vm_rss_kib: 0,
             rss_anon_kib,
-            rss_file_kib: 0,
-            rss_shmem_kib: 0,
+            rss_rings_kib: 0,
+            rss_files_kib: 0,
             pss_kib: 0,
         };
         assert_eq!(bytes_per_process(&[at(0, 1000), at(10, 1), at(1024, 1300)]), Some(300.0));

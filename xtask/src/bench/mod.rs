@@ -37,18 +37,21 @@ use loads::Sizes;
 use programs::Programs;
 use results::Results;
 
+/// Default of `--pairs`: they resolve about 7 %.
+const DEFAULT_PAIRS: usize = 20;
+
 /// Options of `cargo xtask bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BenchOptions {
-    /// What to measure; everything but the peers if nothing is named
+    /// What to measure; if nothing is named, everything but the peers (with --from: nothing)
     #[arg(value_name = "SECTION")]
     sections: Vec<Section>,
     /// Measure also what people use today; installs forkstat, bpftrace and strace with apt
     #[arg(long)]
     peers: bool,
     /// Pairs of runs, with and without
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
-    pairs: u16,
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_PAIRS, value_parser = at_least_one)]
+    pairs: usize,
     /// Only try that everything can be measured: tiny loads, a debug build, figures that mean nothing
     #[arg(long)]
     quick: bool,
@@ -91,6 +94,14 @@ enum Section {
     Peers,
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least one is needed".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
 impl BenchOptions {
     fn wants(&self, section: Section) -> bool {
         let all = self.sections.is_empty() && self.from.is_none() && section != Section::Peers;
@@ -123,11 +134,13 @@ pub(crate) fn bench(root: &Path, options: &BenchOptions) -> Result<()> {
     let folder = tempfile::tempdir().context("make a temporary folder")?;
     let programs = Programs { tracer, load, folder };
     results.describe(root, options.tracer.is_some())?;
-    measure(root, options, &programs, &mut results)?;
+    let measured = measure(root, options, &programs, &mut results);
     results.load_average.1 = machine::load_average();
+    // Also of a bench that failed half-way: --from goes on from there.
     if let Some(file) = &options.json {
         results.write(file)?;
     }
+    measured?;
     let page = page::render(&results);
     print!("{page}");
     if options.write {
@@ -145,8 +158,9 @@ fn measure(
 ) -> Result<()> {
     let sizes = if options.quick { Sizes::quick(root) } else { Sizes::full(root) };
     let sizes = sizes.fitting(machine::room())?;
-    let pairs = if options.quick { 2 } else { usize::from(options.pairs) };
+    let pairs = if options.quick { 2 } else { options.pairs };
     results.quick |= options.quick;
+    results.pairs = pairs;
     let timed = |section, what: &str, measure: &mut dyn FnMut() -> Result<()>| {
         if !options.wants(section) {
             return Ok(());

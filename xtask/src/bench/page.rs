@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::{
+    DEFAULT_PAIRS,
     consumption::{EventCost, bytes_per_process},
     hooks::{BUDGETED, HookCosts},
     latency::{Latency, Zombies},
@@ -71,8 +72,7 @@ Each pair is one run with and one without, side by side; which comes first alter
 itself (`CLOCK_MONOTONIC`), so start-up is not in it. The ratio is of each pair; given are the median,
 the quartiles, and the interval that holds the true median with 95 % confidence. Only the load is
 traced: `tracer run` enters nothing but COMMAND's descendants into its tables, though its hooks run
-for every process of the host. A daemon that traces a whole host is not there yet.
-";
+for every process of the host. A daemon that traces a whole host is not there yet.";
 
 const HOOKS: &str = "\
 BPF run-time statistics (`BPF_ENABLE_STATS`) during the load. They read the clock around each run,
@@ -80,20 +80,17 @@ and part of that is in each figure: an empty program, attached to a tracepoint i
 measured beside them, says how much (`empty`). `a process` sums fork, exit, free and wait by process
 of the load, as measured and without what the statistics take. Executed instructions are not
 counted: a virtual machine often has no counters for that, and the verifier's number of instructions
-is of those it looked at.
-";
+is of those it looked at.";
 
 const EVENTS: &str = "\
 CPU time of tracer's own process (its `CLOCK_PROCESS_CPUTIME_ID`: user and system, none of COMMAND's),
 from before the load worked until tracer had taken everything in and was at rest; start-up and end
-are not in it. `events` is the report's count.
-";
+are not in it. `events` is the report's count.";
 
 const MEMORY: &str = "\
 With so many of COMMAND's children alive and tracer at rest. The ring buffer is mapped twice in a
 row, so that a record that wraps round can be read in one piece, and so its pages count twice in
-`VmRSS`; `Pss` counts them once. The kernel's own tables (`PROCS`, preallocated) are in neither.
-";
+`VmRSS`; `Pss` counts them once. The kernel's own tables (`PROCS`, preallocated) are in neither.";
 
 const LATENCY: &str = "\
 Survivor: COMMAND leaves a process behind and stamps its own end with tracer's clock
@@ -101,8 +98,7 @@ Survivor: COMMAND leaves a process behind and stamps its own end with tracer's c
 whose first byte is waited for. Zombie: the report comes when COMMAND has ended, so the moment when
 tracer looks is found from outside: a parent reaps each zombie a known time after its deadline
 (`--zombie-after 200ms` after the child's own stamp), and tracer opens a finding only for one that it
-still found standing.
-";
+still found standing.";
 
 const PEERS: &str = "\
 Tools that watch the host run beside the load, from before it until they print no more; strace goes
@@ -115,9 +111,9 @@ around it. All write to a file. A tool's output lets one find
 tracer finds what its report names. False alarms are children that were reaped at once and that the
 same rule takes for zombies. Orphans end as soon as they see that they were adopted; zombies stand
 for 1.5 s. `paced` loads make 50 a second, `burst` loads as many as they can; the scan every minute
-got paced loads of 66 s. The bpftrace one-liners are on `sched_process_fork`, `_exec`, `_exit` and
-`_free`.
-";
+got paced loads of 66 s. The bpftrace one-liners are on the tracepoints `sched_process_fork`, `_exec`,
+`_exit` and `_free`; a free that it does not print makes a zombie of a reaped process. forkstat prints
+0 for a parent that is gone when it looks it up in `/proc`.";
 
 fn heading(page: &mut String, results: &Results) -> fmt::Result {
     writeln!(page, "# Figures\n")?;
@@ -127,8 +123,13 @@ fn heading(page: &mut String, results: &Results) -> fmt::Result {
             "**These figures mean nothing**: `--quick` only tries whether they can be measured.\n"
         )?;
     }
-    let command = if results.peers.is_empty() { "" } else { " --peers" };
-    writeln!(page, "Made by, as root or with sudo:\n\n    cargo xtask bench{command} --write\n")?;
+    let peers = if results.peers.is_empty() { "" } else { " --peers" };
+    let pairs = match results.pairs {
+        DEFAULT_PAIRS => String::new(),
+        pairs => format!(" --pairs {pairs}"),
+    };
+    let command = format!("cargo xtask bench{peers}{pairs} --write");
+    writeln!(page, "Made by, as root or with sudo:\n\n    {command}\n")?;
     if let Some(machine) = &results.machine {
         let kind = if machine.is_virtual { " (virtual machine)" } else { "" };
         writeln!(
@@ -334,7 +335,7 @@ fn events(page: &mut String, costs: &[EventCost]) -> fmt::Result {
 fn memory(page: &mut String, results: &Results) -> fmt::Result {
     writeln!(
         page,
-        "| Live processes | VmRSS | heap and stacks | program | ring | Pss |\n\
+        "| Live processes | VmRSS | heap and stacks | program | rings, twice | Pss |\n\
          | --- | --- | --- | --- | --- | --- |"
     )?;
     for memory in &results.memory {
@@ -345,8 +346,8 @@ fn memory(page: &mut String, results: &Results) -> fmt::Result {
             memory.live,
             mib(memory.vm_rss_kib),
             mib(memory.rss_anon_kib),
-            mib(memory.rss_file_kib),
-            mib(memory.rss_shmem_kib),
+            mib(memory.rss_files_kib),
+            mib(memory.rss_rings_kib),
             mib(memory.pss_kib)
         )?;
     }
@@ -490,7 +491,7 @@ mod tests {
 
     #[test]
     fn sections_without_figures_are_left_out() {
-        let page = render(&Results::default());
+        let page = render(&Results { pairs: DEFAULT_PAIRS, ..Results::default() });
         assert!(!page.contains("##"), "{page}");
         assert!(page.contains("cargo xtask bench --write"), "{page}");
     }

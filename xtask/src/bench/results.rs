@@ -23,6 +23,8 @@ pub(crate) struct Results {
     pub(crate) machine: Option<Machine>,
     /// Only tried whether it can be measured.
     pub(crate) quick: bool,
+    /// Pairs of runs, where runs were paired.
+    pub(crate) pairs: usize,
     /// Before and after.
     pub(crate) load_average: (f64, f64),
     pub(crate) noise: Vec<Loop>,
