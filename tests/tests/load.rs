@@ -8,19 +8,26 @@ use tracer_tests::{Finished, Run, finished, sys};
 
 const MINUTES: Duration = Duration::from_secs(180);
 
+/// Children of a burst, on a slow machine fewer.
+fn burst() -> i64 {
+    5000 / i64::from(sys::slowness())
+}
+
 #[test]
 fn five_thousand_children_in_a_burst_are_all_seen() {
-    let run = Run::workload(["burst", "children=5000"]).zombie_after_patience(60).patience(MINUTES);
+    let children = format!("children={}", burst());
+    let run = Run::workload(["burst", &children]).zombie_after_patience(60).patience(MINUTES);
     let finished = run.finish();
     finished.expect_nothing_found();
-    assert_eq!(finished.fact("parent").number("reaped"), 5000);
-    assert_eq!(finished.stat("processes"), 5001, "{finished:#}");
+    assert_eq!(finished.fact("parent").number("reaped"), burst());
+    assert_eq!(finished.stat("processes"), burst() + 1, "{finished:#}");
     assert_eq!(finished.stat("unseen"), 0, "{finished:#}");
 }
 
 #[test]
 fn five_thousand_zombies_in_a_burst_are_found_or_admitted() {
-    let run = Run::workload(["burst", "children=5000", "reaped=no"]).zombie_after("0s");
+    let children = format!("children={}", burst());
+    let run = Run::workload(["burst", &children, "reaped=no"]).zombie_after("0s");
     let finished = run.patience(MINUTES).finish();
     finished.expect_leak();
     let children = finished.fact("parent").details["children"].clone();
@@ -30,7 +37,7 @@ fn five_thousand_zombies_in_a_burst_are_found_or_admitted() {
     assert!(found.is_subset(&children));
     // The kernel side looks at 4,096 children of a dying parent. The others are looked for in
     // procfs, where an adopter that reaps at once leaves nothing of them.
-    assert!(found.len() >= 4096, "only {} found", found.len());
+    assert!(found.len() >= children.len().min(4096), "only {} found", found.len());
     if found.len() < children.len() {
         let notes = finished.report["notes"].as_array().expect("notes are a list");
         assert!(!notes.is_empty(), "{} found, and no word of the others", found.len());
