@@ -354,6 +354,8 @@ proptest::proptest! {
         let path = fake.path(FILES[file]);
         let content = std::fs::read(&path).unwrap();
         fake.file(FILES[file], &content[..content.len() * part / 100]);
-        proptest::prop_assert!(fake_observe(&fake, 12).exists);
+        // A start time that is cut is another one's.
+        let exists = fake_observe(&fake, 12).exists;
+        proptest::prop_assert!(exists || FILES[file] == "12/stat");
     }
 }
