@@ -158,7 +158,7 @@ struct Bench {
 
 impl Bench {
     fn build(root: &Path, options: &Options) -> Result<Self> {
-        let tracer = build::build_tracer(root)?;
+        let tracer = build::build_tracer(root, build::Profile::Release)?;
         let TestBinaries { tests: programs, workload } = build::build_end_to_end(root)?;
         let mut tests = Vec::new();
         for (program, executable) in &programs {
