@@ -145,16 +145,17 @@ pub(crate) fn insert(pid: u32, value: &Proc) -> bool {
     if PROCS.insert(&pid, value, BPF_NOEXIST.into()).is_err() {
         // A process that had this pid before is still there: its free is on its way, or it is a
         // tombstone. Its place is needed now; its free names it by start time all the same.
-        if let Some(old) = lookup(pid) {
-            let forker = Group { pid: get!(old, forker), start: get!(old, forker_start) };
-            if PROCS.insert(&pid, value, BPF_ANY.into()).is_ok() {
-                crate::tracer_release_forker(forker.pid.into(), forker.start);
-                emit::count_failure(Counter::Tracked);
-                return true;
-            }
+        let forker = match lookup(pid) {
+            Some(old) => Group { pid: get!(old, forker), start: get!(old, forker_start) },
+            None => Group { pid: 0, start: 0 },
+        };
+        // Where there is nobody, the map is full, or the kernel gave up on a lock whose holder did
+        // not run (`rqspinlock`, 6.15 and later: 250 ms): once more.
+        if PROCS.insert(&pid, value, BPF_ANY.into()).is_err() {
+            emit::count_failure(Counter::InsertFailed);
+            return false;
         }
-        emit::count_failure(Counter::InsertFailed);
-        return false;
+        crate::tracer_release_forker(forker.pid.into(), forker.start);
     }
     emit::count_failure(Counter::Tracked);
     true
@@ -187,9 +188,13 @@ fn remove(pid: u32) -> bool {
     match PROCS.remove(&pid) {
         Ok(()) => true,
         Err(ENOENT) => false,
+        // A lock was not to be had, see `insert`: once more.
         Err(_) => {
-            emit::count_failure(Counter::RemoveFailed);
-            false
+            let removed = PROCS.remove(&pid).is_ok();
+            if !removed {
+                emit::count_failure(Counter::RemoveFailed);
+            }
+            removed
         }
     }
 }
