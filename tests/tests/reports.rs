@@ -237,3 +237,32 @@ fn several_kinds_can_fail() {
     let finished = leaking(&[]).options(["--fail-on", "stuck,survivor"]).finish();
     finished.expect_leak();
 }
+
+#[test]
+fn log_of_processes_has_a_line_for_each() {
+    let run = leaking(&[]);
+    let path = run.path("lives.jsonl");
+    let finished = run.options(["--log-processes".into(), path.into_os_string()]).finish();
+    finished.expect_leak();
+    let log = finished.file("lives.jsonl");
+    let lives: Vec<Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    assert_eq!(i64::try_from(lives.len()), Ok(finished.stat("processes")), "{log}");
+    let root = &finished.report["invocation"];
+    let of_root = lives.iter().find(|life| life["id"] == root["id"]).expect("the root's life");
+    assert_eq!(of_root["start_time"], root["root"]["start_time"]);
+    assert_eq!(of_root["exit"], root["exit"]);
+    let survivor = &finished.findings_of("survivor")[0];
+    let alive = lives.iter().find(|life| life["pid"] == survivor.process()["pid"]);
+    let alive = alive.expect("the survivor's life");
+    assert_eq!((&alive["exit"], &alive["parent"]), (&Value::Null, &root["id"]), "{alive}");
+}
+
+#[test]
+fn log_of_processes_that_cannot_be_written_is_said_before_the_command_runs() {
+    let run = Run::command(["true"]).options(["--log-processes", "/nowhere/lives.jsonl"]);
+    let finished = run.finish();
+    finished.expect_code(125);
+    assert!(finished.stderr_text().contains("/nowhere/lives.jsonl"), "{finished}");
+    assert!(finished.report.is_null(), "{finished}");
+}

@@ -1,6 +1,11 @@
 //! `tracer run`: runs a command as an invocation and judges what it left.
 
-use std::{ffi::OsString, os::unix::ffi::OsStrExt as _, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, ValueEnum};
@@ -16,8 +21,9 @@ use crate::{
         host,
         load::{DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, Probes},
     },
-    lineage::Config,
+    lineage::{Config, Life},
     recording::{Ending, Recorder},
+    report::LifeLog,
 };
 
 /// Run a command and judge what it leaves behind
@@ -44,6 +50,9 @@ pub(super) struct RunArgs {
     stuck_after: Duration,
     #[command(flatten)]
     judge: JudgeArgs,
+    /// Write a line of JSON about every process, leak or not
+    #[arg(long, value_name = "FILE")]
+    log_processes: Option<PathBuf>,
     /// What to do with a leak
     #[arg(long, value_name = "ACTION", default_value = "report")]
     on_leak: OnLeak,
@@ -102,6 +111,7 @@ impl RunArgs {
             zombie_after: self.zombie_after,
             init_zombie_after: self.init_zombie_after,
             stuck_after: self.stuck_after,
+            tell_lives: self.log_processes.is_some(),
         }
     }
 }
@@ -115,6 +125,8 @@ pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<S
         );
     }
     let judge = args.judge.ready()?;
+    let lives = args.log_processes.as_deref().map(LifeLog::create).transpose();
+    let mut lives = lives.map_err(|error| anyhow!("failed to {error}"))?;
     if let Some(obstacle) = host::first_obstacle() {
         bail!("{}", obstacle.sentence());
     }
@@ -125,7 +137,7 @@ pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<S
         user: args.user.clone(),
         config: args.config(),
     };
-    let (ending, status) = match watch(args, &run, recorder.as_mut())? {
+    let (ending, status) = match watch(args, &run, recorder.as_mut(), lives.as_mut())? {
         Ok(Settled { lineage, settlement }) => {
             let command: Vec<_> = args.command.iter().map(|arg| arg.as_bytes().to_vec()).collect();
             let status = judge.judge(&lineage, &command, &settlement);
@@ -137,13 +149,14 @@ pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<S
             (Ending::Refused { status: status.code(), message }, status)
         }
     };
-    match recorder.map_or(Ok(()), |recorder| recorder.finish(&ending)) {
-        Ok(()) => Ok(status),
-        Err(error) => {
-            complain(&format!("failed to {error}"));
-            Ok(Status::FAILED)
-        }
+    let recorded = recorder.map(|recorder| recorder.finish(&ending).map_err(|e| e.to_string()));
+    let logged = lives.map(|lives| lives.finish().map_err(|error| error.to_string()));
+    let failures: Vec<_> =
+        [recorded, logged].into_iter().flatten().filter_map(Result::err).collect();
+    for failure in &failures {
+        complain(&format!("failed to {failure}"));
     }
+    Ok(if failures.is_empty() { status } else { Status::FAILED })
 }
 
 /// Sets up the kernel side, and runs COMMAND under it.
@@ -151,6 +164,7 @@ fn watch(
     args: &RunArgs,
     run: &RunOptions,
     recorder: Option<&mut Recorder>,
+    mut lives: Option<&mut LifeLog>,
 ) -> anyhow::Result<Result<Settled, RunError>> {
     let options = LoadOptions {
         max_processes: args.max_processes,
@@ -164,7 +178,12 @@ fn watch(
         .context("failed to start the async runtime")?;
     let settled = runtime.block_on(async {
         let logger = if options.log { log_kernel(&mut probes) } else { None };
-        let settled = driver::run(probes, run, recorder).await;
+        let mut write = |life: &Life, epoch_offset| {
+            if let Some(lives) = &mut lives {
+                lives.write(life, epoch_offset);
+            }
+        };
+        let settled = driver::run(probes, run, recorder, &mut write).await;
         drop(logger);
         settled
     });

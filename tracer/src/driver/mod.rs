@@ -35,7 +35,7 @@ use crate::{
         records,
         ring::{Batch, Reader, ReaderError, Records},
     },
-    lineage::{Config, Event, Lineage, Nanos, Output, ProcessId},
+    lineage::{Config, Event, Life, Lineage, Nanos, Output, ProcessId},
     procfs::{self, BootClock, Procfs},
     recording::{Opening, Recorder, RecordingError, Settlement},
 };
@@ -101,7 +101,8 @@ const INVOCATION: u32 = 1;
 const COUNTS_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs COMMAND under attached probes until it has ended and settled. `recorder` gets all that the
-/// core gets, but not its end.
+/// core gets, but not its end. `lives` takes what [`Config::tell_lives`] asks for, with realtime minus
+/// boottime, ns.
 ///
 /// # Errors
 /// COMMAND cannot be started, or the tracer itself fails. In the latter case COMMAND goes on.
@@ -109,6 +110,7 @@ pub async fn run(
     mut probes: Probes,
     options: &RunOptions,
     mut recorder: Option<&mut Recorder>,
+    lives: &mut dyn FnMut(&Life, i64),
 ) -> Result<Settled, RunError> {
     let procfs = Procfs::of_host().map_err(RunError::Procfs)?;
     let clock = procfs.clock();
@@ -138,6 +140,8 @@ pub async fn run(
         observers,
         clock,
         command,
+        lives,
+        epoch_offset: clock.epoch_offset(),
         counts: Counts::default(),
         damaged: 0,
         forwarded_at: Nanos(0),
@@ -182,6 +186,9 @@ struct Driver<'r> {
     observers: Observers,
     clock: BootClock,
     command: Command,
+    lives: &'r mut dyn FnMut(&Life, i64),
+    /// Realtime minus boottime, ns.
+    epoch_offset: i64,
     counts: Counts,
     /// Records that could not be decoded.
     damaged: u64,
@@ -238,12 +245,14 @@ impl Driver<'_> {
             }
             self.ask();
         }
-        let Self { lineage, clock, command, interrupted, .. } = self;
+        self.lineage.tell_the_rest();
+        self.ask();
+        let Self { lineage, clock, command, epoch_offset, interrupted, .. } = self;
         let settlement = Settlement {
             status: command.status().unwrap_or(0),
             interrupted,
             at: clock.now(),
-            epoch_offset: clock.epoch_offset(),
+            epoch_offset,
         };
         Ok(Settled { lineage: lineage.into_lineage(), settlement })
     }
@@ -329,6 +338,7 @@ impl Driver<'_> {
                     questions.push(Question { process, pids, waits });
                 }
                 Output::Sample { processes } => self.observers.sample(processes),
+                Output::Life(life) => (self.lives)(&life, self.epoch_offset),
             }
         }
         self.observers.observe(questions);

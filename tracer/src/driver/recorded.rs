@@ -43,6 +43,11 @@ impl<'r> Recorded<'r> {
         self.take(Input::EndGrace);
     }
 
+    /// See [`Lineage::tell_the_rest`]: nothing that a judgement depends on.
+    pub(super) fn tell_the_rest(&mut self) {
+        self.lineage.tell_the_rest();
+    }
+
     fn take(&mut self, input: Input<'_>) {
         if let Some(recorder) = &mut self.recorder {
             recorder.input(&input);

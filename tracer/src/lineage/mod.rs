@@ -17,6 +17,7 @@
 mod cause;
 pub mod event;
 mod findings;
+mod life;
 pub mod model;
 mod outcome;
 mod recover;
@@ -31,6 +32,7 @@ use std::{
 };
 
 pub use event::{BlockedThread, Event, Observation, ObservedParent, RecoveredProcess};
+pub use life::{Life, Reaper};
 pub use model::*;
 pub use outcome::{DEFAULT_FAIL_ON, Policy};
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub init_zombie_after: Duration,
     /// How long a process may sleep uninterruptibly.
     pub stuck_after: Duration,
+    /// Whether [`Output::Life`] is wanted.
+    pub tell_lives: bool,
 }
 
 impl Default for Config {
@@ -62,6 +66,7 @@ impl Default for Config {
             zombie_after: Duration::from_secs(1),
             init_zombie_after: Duration::from_secs(30),
             stuck_after: Duration::from_secs(30),
+            tell_lives: false,
         }
     }
 }
@@ -84,6 +89,9 @@ pub enum Output {
         /// Identity and pid in the tracer's PID namespace.
         processes: Vec<(ProcessId, u32)>,
     },
+    /// The life of a process is over, or the run is: nothing to answer. Only under
+    /// [`Config::tell_lives`].
+    Life(Box<Life>),
 }
 
 /// A process outside of the invocation that can adopt.
@@ -478,6 +486,7 @@ impl Lineage {
             self.ended(at, id, None, ProcessId::default(), true);
         }
         let Some(entry) = self.table.get_mut(id) else { return };
+        let first = gone && !entry.is(GONE);
         if gone {
             entry.flags |= GONE;
         }
@@ -496,6 +505,9 @@ impl Lineage {
             self.findings.resolve(id, FindingKind::Zombie, at);
         } else {
             self.findings.adopter_reaped(id, at);
+        }
+        if first {
+            self.tell_life(id, Some(at));
         }
         self.table.forget(id);
     }

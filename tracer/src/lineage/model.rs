@@ -44,6 +44,14 @@ impl fmt::Debug for ProcessId {
     }
 }
 
+/// As contracts spell it: start in hexadecimal, and pid.
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, start } = self;
+        write!(f, "{start:x}-{pid}")
+    }
+}
+
 /// A process's pids in the namespaces that matter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pids {

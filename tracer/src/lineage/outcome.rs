@@ -113,7 +113,7 @@ impl Lineage {
         let id = self.root.unwrap_or_default();
         let root = self.table.get(id).map(|entry| self.process(id, entry, None));
         Invocation {
-            id: format!("{:x}-{}", id.start, id.pid),
+            id: id.to_string(),
             parent: None,
             command: command.to_vec(),
             root: root.unwrap_or_default(),
@@ -354,7 +354,7 @@ impl Lineage {
 }
 
 /// NUL-separated, and usually NUL-terminated, arguments.
-fn split_args(args: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn split_args(args: &[u8]) -> Vec<Vec<u8>> {
     let args = args.strip_suffix(&[0]).unwrap_or(args);
     if args.is_empty() {
         return Vec::new();

@@ -20,13 +20,19 @@ struct World {
     /// What procfs says of a pid; absent: it does not exist.
     procfs: HashMap<u32, Observation>,
     now: u64,
+    lives: Vec<Life>,
 }
 
 impl World {
     fn new(config: Config) -> Self {
         let starts = HashMap::from([(INIT, 1), (TRACER, 2)]);
-        let mut world =
-            Self { lineage: Lineage::new(config), starts, procfs: HashMap::new(), now: 0 };
+        let mut world = Self {
+            lineage: Lineage::new(config),
+            starts,
+            procfs: HashMap::new(),
+            now: 0,
+            lives: Vec::new(),
+        };
         world.lineage.handle(Event::Bystander { pid: INIT, start_ticks: 0, name: b"init" });
         world.fork_as(TRACER, TRACER, ROOT, true);
         world.exec(ROOT, "agent");
@@ -178,6 +184,7 @@ impl World {
                         .collect();
                     self.lineage.handle(Event::Sampled { at: ms(self.now), blocked });
                 }
+                Output::Life(life) => self.lives.push(*life),
             }
         }
     }
@@ -466,6 +473,37 @@ fn forkers_in_a_circle_come_to_an_end() {
     let outcome = world.outcome();
     assert_eq!(outcome.findings.len(), 2);
     assert!(outcome.findings.iter().all(|finding| finding.lineage.len() == 1));
+}
+
+#[test]
+fn every_life_is_told_once_with_what_is_known() {
+    let mut world = World::new(Config { tell_lives: true, ..Config::default() });
+    world.at(10).fork(ROOT, 101).exec(101, "/bin/job").at(11).fork(101, 102).fork(101, 103);
+    world.at(20).exit_status(102, 101, 3 << 8).free(102).free(102);
+    world.at(30).exit(101, ROOT).free(101).seen(103, 'S', INIT).until(40);
+    world.at(50).exit(ROOT, TRACER).until(2100);
+    world.lineage.tell_the_rest();
+    world.answer();
+    let pids: Vec<_> = world.lives.iter().map(|life| life.id.pid).collect();
+    assert_eq!(pids, [102, 101, ROOT, 103]);
+    let [child, _, root, orphan] = &world.lives[..] else { panic!() };
+    assert_eq!((child.forker.pid, child.parent.pid, child.last_parent.pid), (101, 101, 101));
+    assert_eq!((child.name.as_slice(), child.exec_at), (b"job".as_slice(), None));
+    assert_eq!(child.exit.as_ref().unwrap().status, Some(ExitStatus::Code(3)));
+    assert_eq!((child.reaped_by, child.gone_at), (Some(Reaper::Parent), Some(ms(20))));
+    assert_eq!((root.reaped_by, root.gone_at), (Some(Reaper::Parent), None));
+    assert_eq!((orphan.orphaned_at, orphan.exit.clone()), (Some(ms(30)), None));
+    // Its adopter is outside.
+    assert_eq!((orphan.parent.pid, orphan.last_parent.pid), (101, 0));
+}
+
+#[test]
+fn no_life_is_told_unless_asked_for() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 101).exit(101, ROOT).free(101).exit(ROOT, TRACER);
+    world.lineage.tell_the_rest();
+    world.answer();
+    assert_eq!(world.lives, []);
 }
 
 #[test]

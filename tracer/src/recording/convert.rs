@@ -21,7 +21,8 @@ fn nanos(span: Duration) -> u64 {
 impl From<&Opening> for Kind {
     fn from(opening: &Opening) -> Self {
         let Opening { tracer_version, kernel_release, epoch_offset, command, config } = opening;
-        let Config { grace, zombie_after, init_zombie_after, stuck_after } = *config;
+        // Lives are told while the run is watched, not when it is judged again.
+        let Config { grace, zombie_after, init_zombie_after, stuck_after, tell_lives: _ } = *config;
         Self::Opening(wire::Opening {
             tracer_version: tracer_version.clone(),
             kernel_release: kernel_release.clone(),
@@ -51,6 +52,7 @@ pub(super) fn opening(opening: wire::Opening) -> Opening {
         zombie_after: Duration::from_nanos(zombie_after),
         init_zombie_after: Duration::from_nanos(init_zombie_after),
         stuck_after: Duration::from_nanos(stuck_after),
+        tell_lives: false,
     };
     Opening { tracer_version, kernel_release, epoch_offset, command, config }
 }

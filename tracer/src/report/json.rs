@@ -81,7 +81,7 @@ struct ProcessEntry {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum ExitEntry {
+pub(super) enum ExitEntry {
     /// `null` where it ended, but the record of how was lost.
     Code {
         code: Option<u8>,
@@ -94,7 +94,7 @@ enum ExitEntry {
 }
 
 #[derive(Serialize)]
-struct PidName {
+pub(super) struct PidName {
     pid: u32,
     name: String,
 }
@@ -174,8 +174,8 @@ struct KeptEntry<'a> {
 }
 
 /// Turns the model into entries; knows what a calendar time is.
-struct Writer {
-    epoch_offset: i64,
+pub(super) struct Writer {
+    pub(super) epoch_offset: i64,
 }
 
 impl Writer {
@@ -184,7 +184,7 @@ impl Writer {
     }
 
     /// RFC 3339, UTC, to the microsecond; the offset between the clocks is no more exact.
-    fn time(&self, at: Nanos) -> Option<String> {
+    pub(super) fn time(&self, at: Nanos) -> Option<String> {
         calendar(at, self.epoch_offset).map(|time| format!("{time:.6}"))
     }
 
@@ -241,7 +241,6 @@ impl Writer {
             state,
             cgroup,
         } = process;
-        let known = |number: u32| (number != 0).then_some(number);
         let path = |path: &Option<Vec<u8>>| path.as_deref().map(lossless);
         ProcessEntry {
             pid: pids.shown(),
@@ -311,7 +310,12 @@ impl Writer {
     }
 }
 
-fn all_lossless(words: &[Vec<u8>]) -> Vec<String> {
+/// A pid, where there is one.
+pub(super) fn known(pid: u32) -> Option<u32> {
+    (pid != 0).then_some(pid)
+}
+
+pub(super) fn all_lossless(words: &[Vec<u8>]) -> Vec<String> {
     words.iter().map(|word| lossless(word)).collect()
 }
 

@@ -1,8 +1,8 @@
 //! What a run found, told: to people, to CI systems, to programs.
 //!
 //! Each sink is a pure function of an [`Outcome`]: [`text`] for a terminal, [`json`], [`junit`]
-//! and [`markdown`] for files, [`github`] for annotations. [`ReportFile`] is the only part that
-//! touches the file system. `digest` sorts findings for people, `prose` and `held` put them into
+//! and [`markdown`] for files, [`github`] for annotations. [`ReportFile`] and [`LifeLog`] are the only
+//! parts that touch the file system. `digest` sorts findings for people, `prose` and `held` put them into
 //! words and `tree` draws whence they came; the sinks for people share these, so that all of them
 //! say the same.
 
@@ -16,6 +16,7 @@ pub mod github;
 mod held;
 pub mod json;
 pub mod junit;
+mod lives;
 pub mod markdown;
 #[cfg(test)]
 mod properties;
@@ -27,6 +28,7 @@ mod tree;
 mod words;
 
 pub use file::{ReportError, ReportFile};
+pub use lives::{LifeLog, LogError};
 
 /// A kind of report file, told by the ending of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
