@@ -26,6 +26,13 @@ pub fn workload() -> &'static Path {
     WORKLOAD.get_or_init(|| profile_dir().join("workload"))
 }
 
+/// The binary that plays plans ([`crate::truth`]), built likewise.
+#[must_use]
+pub fn lives() -> &'static Path {
+    static LIVES: OnceLock<PathBuf> = OnceLock::new();
+    LIVES.get_or_init(|| profile_dir().join("lives"))
+}
+
 /// The Python interpreter itself, not a shim in front of it.
 #[must_use]
 pub fn python() -> &'static Path {

@@ -3,6 +3,8 @@
 //! - `src/bin/workload` and `workloads/*.py` leak on purpose, each in one way, and tell the test
 //!   what they truly did ([`facts`]).
 //! - `tests/workloads.rs` runs them alone and compares what they claim with procfs.
+//! - `src/bin/lives` plays random lives and writes down what truly happened ([`truth`]);
+//!   `tests/ground_truth.rs` compares that with what tracer said of every process.
 //! - The other files of `tests/` run them under `tracer run` ([`run`]) and compare the report with
 //!   what they told ([`finished`]).
 //!
@@ -24,6 +26,7 @@ mod skip;
 mod stream;
 pub mod sys;
 mod terminal;
+pub mod truth;
 
 pub use finished::{Finding, Finished, time};
 pub use run::{Run, Running};
