@@ -236,6 +236,7 @@ impl Driver<'_> {
         self.recover_if_lossy().await?;
         // What has come to light just now may be overdue.
         self.lineage.handle_timeout(self.clock.now());
+        self.lineage.look_for_the_last_time();
         self.ask();
         while !self.lineage.is_settled() {
             let deadline = self.deadline();

@@ -48,6 +48,11 @@ impl<'r> Recorded<'r> {
         self.lineage.tell_the_rest();
     }
 
+    /// See [`Lineage::look_for_the_last_time`].
+    pub(super) fn look_for_the_last_time(&mut self) {
+        self.take(Input::LastLook);
+    }
+
     fn take(&mut self, input: Input<'_>) {
         if let Some(recorder) = &mut self.recorder {
             recorder.input(&input);

@@ -76,6 +76,14 @@ impl Findings {
             .is_some_and(|record| record.state == FindingState::Open)
     }
 
+    /// Zombies that stand as far as is known.
+    pub(crate) fn open_zombies(&self) -> Vec<ProcessId> {
+        let open = |record: &&Record| {
+            record.kind == FindingKind::Zombie && record.state == FindingState::Open
+        };
+        self.iter().filter(open).map(|record| record.process).collect()
+    }
+
     /// It was put right.
     pub(crate) fn resolve(&mut self, id: ProcessId, kind: FindingKind, at: Nanos) {
         if let Some(record) = self.get_mut(id, kind)

@@ -273,6 +273,20 @@ impl Lineage {
             && self.unanswered == 0
     }
 
+    /// Asks once more about the zombies that stand: the kernel tells of a reap up to 256 ms late,
+    /// and the run may be judged in between. For when the kernel's last record has been taken in.
+    pub fn look_for_the_last_time(&mut self) {
+        for id in self.findings.open_zombies() {
+            let Some(entry) = self.table.get(id).filter(|entry| !entry.is(GONE)) else { continue };
+            let why = match entry.reap {
+                Reap::Pending => WANT_ZOMBIE,
+                Reap::Left(_) => WANT_INIT_ZOMBIE,
+                Reap::ByParent | Reap::ByAdopter => continue,
+            };
+            self.observe(id, why);
+        }
+    }
+
     /// Ends `grace` before its time: what lives now is a survivor. A no-op before the root's end.
     pub fn end_grace(&mut self) {
         if self.root_end.is_some() && !self.survivors_asked {
@@ -713,6 +727,7 @@ impl Lineage {
                 } else {
                     Reap::ByParent
                 };
+                self.findings.resolve(id, FindingKind::Zombie, at);
                 return;
             }
             if entry.is(UNCOUNTED) && stands {
@@ -723,11 +738,15 @@ impl Lineage {
             }
         }
         if wanted & WANT_INIT_ZOMBIE != 0
-            && let Some(Reap::Left(left)) = self.table.get(id).map(|entry| entry.reap)
-            && stands
-            && !self.findings.has(id, FindingKind::Zombie)
+            && let Some(entry) = self.table.get_mut(id)
+            && let Reap::Left(left) = entry.reap
         {
-            self.open_init_zombie(id, left);
+            if !observation.exists {
+                entry.reap = Reap::ByAdopter;
+                self.findings.adopter_reaped(id, at);
+            } else if stands && !self.findings.has(id, FindingKind::Zombie) {
+                self.open_init_zombie(id, left);
+            }
         }
     }
 

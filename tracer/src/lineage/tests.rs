@@ -476,6 +476,28 @@ fn forkers_in_a_circle_come_to_an_end() {
 }
 
 #[test]
+fn a_zombie_that_is_reaped_just_before_the_end_does_not_stand() {
+    let config = Config { init_zombie_after: Duration::from_secs(3), ..Config::default() };
+    for reaped in [true, false] {
+        let mut world = World::new(config);
+        // 102 is 101's, which lives on; 104 was 103's and is adopted by 101.
+        world.at(10).fork(ROOT, 101).fork(101, 102).fork(101, 103).fork(103, 104);
+        world.at(20).exit(103, 101).seen(104, 'S', 101).free(103).until(30);
+        world.at(40).exit(102, 101).exit(104, 101).until(5000).exit(ROOT, TRACER).until(7100);
+        if reaped {
+            // The kernel has yet to tell.
+            world.procfs.remove(&102);
+            world.procfs.remove(&104);
+        }
+        world.lineage.look_for_the_last_time();
+        let outcome = world.outcome();
+        let zombies = outcome.findings.iter().filter(|one| one.kind == FindingKind::Zombie);
+        let open: Vec<_> = zombies.map(|one| one.state == FindingState::Open).collect();
+        assert_eq!(open, [!reaped, !reaped]);
+    }
+}
+
+#[test]
 fn every_life_is_told_once_with_what_is_known() {
     let mut world = World::new(Config { tell_lives: true, ..Config::default() });
     world.at(10).fork(ROOT, 101).exec(101, "/bin/job").at(11).fork(101, 102).fork(101, 103);

@@ -99,6 +99,7 @@ pub(super) fn kinds(input: &Input<'_>, mut give: impl FnMut(Kind)) {
     give(match input {
         Input::Timeout(now) => Kind::Timeout(wire::Timeout { now: now.0 }),
         Input::EndGrace => Kind::EndGrace(wire::EndGrace {}),
+        Input::LastLook => Kind::LastLook(wire::LastLook {}),
         Input::Event(event) => kind(event),
     });
 }
@@ -181,6 +182,7 @@ pub(super) fn input(kind: &Kind) -> Result<Input<'_>, Reason> {
     let event = match kind {
         Kind::Timeout(wire::Timeout { now }) => return Ok(Input::Timeout(Nanos(*now))),
         Kind::EndGrace(wire::EndGrace {}) => return Ok(Input::EndGrace),
+        Kind::LastLook(wire::LastLook {}) => return Ok(Input::LastLook),
         Kind::Fork(wire::Fork { at, child, forker, parent, pids, cgroup, root }) => Event::Fork {
             at: Nanos(*at),
             child: id(child),

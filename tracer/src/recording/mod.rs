@@ -67,6 +67,8 @@ pub enum Input<'a> {
     Timeout(Nanos),
     /// [`crate::lineage::Lineage::end_grace`].
     EndGrace,
+    /// [`crate::lineage::Lineage::look_for_the_last_time`].
+    LastLook,
 }
 
 impl Input<'_> {
@@ -76,6 +78,7 @@ impl Input<'_> {
             Self::Event(event) => lineage.handle(event),
             Self::Timeout(now) => lineage.handle_timeout(now),
             Self::EndGrace => lineage.end_grace(),
+            Self::LastLook => lineage.look_for_the_last_time(),
         }
     }
 }

@@ -63,7 +63,7 @@ fn note(known: &mut Settlement, input: &Input<'_>, lineage: &Lineage) {
             | Event::Sampled { at, .. }
             | Event::Recovered { at, .. },
         ) => at,
-        Input::Event(Event::Bystander { .. }) | Input::EndGrace => Nanos(0),
+        Input::Event(Event::Bystander { .. }) | Input::EndGrace | Input::LastLook => Nanos(0),
     };
     known.at = known.at.max(at);
     if let Input::Event(Event::Exit { process, status, .. }) = *input

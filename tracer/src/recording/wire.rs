@@ -53,6 +53,8 @@ pub(super) enum Kind {
     RecoveredProcess(RecoveredProcess),
     #[prost(message, tag = "17")]
     Recovered(Recovered),
+    #[prost(message, tag = "18")]
+    LastLook(LastLook),
 }
 
 /// The first record.
@@ -108,6 +110,9 @@ pub(super) struct Timeout {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct EndGrace {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LastLook {}
 
 /// A process's identity; absent where it is not known.
 #[derive(Clone, PartialEq, Message)]
