@@ -506,7 +506,7 @@ impl Lineage {
         }
         entry.flags &= !UNSEEN;
         if entry.is(UNCOUNTED) && entry.reap == Reap::Pending {
-            self.gap.unreaped += 1;
+            self.gap.unreaped = self.gap.unreaped.saturating_add(1);
             entry.reap = Reap::ByAdopter;
         }
         entry.reap = match (by, entry.reap) {
@@ -713,6 +713,7 @@ impl Lineage {
         if wanted & WANT_ZOMBIE != 0 && entry.reap == Reap::Pending {
             if !observation.exists
                 && !entry.is(UNCOUNTED)
+                && !self.findings.has(id, FindingKind::Zombie)
                 && at.since(end.at) > self.config.zombie_after + LOOKS_WITHIN
             {
                 // Reaped, who knows when: its free will tell.
@@ -722,7 +723,7 @@ impl Lineage {
             if !observation.exists {
                 // Reaped, and its free is on the way.
                 entry.reap = if entry.is(UNCOUNTED) {
-                    self.gap.unreaped += 1;
+                    self.gap.unreaped = self.gap.unreaped.saturating_add(1);
                     Reap::ByAdopter
                 } else {
                     Reap::ByParent

@@ -168,7 +168,7 @@ impl Lineage {
         let Some(end) = self.table.get(id).and_then(|entry| entry.end) else { return };
         let possibly_owed = walked.since(end.at) >= self.config.zombie_after;
         if left.is_none() && possibly_owed {
-            self.gap.unreaped += 1;
+            self.gap.unreaped = self.gap.unreaped.saturating_add(1);
         }
         let left = left.unwrap_or(end.at);
         self.left_unreaped(left, id, parent, waits, left <= end.at);
