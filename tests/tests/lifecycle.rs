@@ -38,3 +38,11 @@ fn tracer_that_ends_leaves_nothing_in_the_kernel() {
     running.finish().expect_clean();
     bpf::expect_gone(&objects);
 }
+
+#[test]
+fn command_runs_at_the_priority_that_tracer_was_started_with() {
+    let finished = Run::command(["nice"]).finish();
+    assert_eq!(finished.expect_code(0).stdout_text(), "0\n");
+    let finished = Run::command(["nice"]).under(["nice", "-n", "5"]).finish();
+    assert_eq!(finished.expect_code(0).stdout_text(), "5\n");
+}

@@ -16,6 +16,7 @@ pub mod driver;
 pub mod escape;
 pub mod kernel;
 pub mod lineage;
+mod priority;
 pub mod procfs;
 pub mod recording;
 pub mod report;

@@ -36,6 +36,7 @@ use crate::{
         ring::{Batch, Reader, ReaderError, Records},
     },
     lineage::{Config, Event, Life, Lineage, Nanos, Output, ProcessId},
+    priority,
     procfs::{self, BootClock, Procfs},
     recording::{Opening, Recorder, RecordingError, Settlement},
 };
@@ -133,6 +134,8 @@ pub async fn run(
             return Err(error.into());
         }
     };
+    // Not before: COMMAND would inherit it.
+    priority::raise(priority::JUDGES);
     let mut driver = Driver {
         probes,
         lineage,
@@ -406,8 +409,9 @@ impl Driver<'_> {
     /// Whether the same signal has just been sent to COMMAND itself: whoever signals the whole
     /// process group, as `kill -- -PGID` and `timeout` do, has reached both.
     fn reached_command(&self, signal: u8) -> bool {
-        /// A group's members are signalled within one system call.
-        const AT_ONCE: Duration = Duration::from_millis(200);
+        /// A group's members are signalled within one system call; on a machine that is overloaded
+        /// tracer may be long in getting to its own.
+        const AT_ONCE: Duration = Duration::from_secs(1);
         self.lineage.last_signal_to_root().is_some_and(|(at, sent)| {
             sent == u32::from(signal)
                 && at > self.forwarded_at

@@ -23,6 +23,8 @@ use tokio::{
     },
 };
 
+use crate::priority;
+
 /// How long records gather between two reads.
 const COALESCE: Duration = Duration::from_millis(10);
 /// A batch is sent when it is this long, bytes.
@@ -32,8 +34,6 @@ const QUEUE: usize = 64 << 20;
 /// What each record takes in the ring besides itself, and what it is padded to, bytes
 /// (`BPF_RINGBUF_HDR_SZ` of include/uapi/linux/bpf.h).
 const RECORD_HEADER: usize = 8;
-/// Nice value of the reader's thread.
-const PRIORITY: i32 = -20;
 
 /// The reader could not be started.
 #[derive(Debug, Error)]
@@ -77,7 +77,7 @@ impl Reader {
             if tell.send(result).is_ok()
                 && let Some(runtime) = runtime
             {
-                raise_priority();
+                priority::raise(priority::READER);
                 runtime.block_on(read(ring, capacity, wanted, queue));
             }
         };
@@ -149,14 +149,6 @@ impl Taker {
             self.room.add_permits(records.len());
         }
         Some(batch)
-    }
-}
-
-/// Linux gives each thread its own nice value (`man 2 setpriority`, "C library/kernel
-/// differences"), so COMMAND, forked by another thread, does not inherit it.
-fn raise_priority() {
-    if let Err(error) = rustix::process::setpriority_process(None, PRIORITY) {
-        log::debug!("failed to raise the reader's priority: {error}");
     }
 }
 

@@ -10,6 +10,8 @@ use std::{
     thread,
 };
 
+use crate::priority;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads. They end, once they have nothing to do, when this is dropped; one that hangs ends
@@ -46,6 +48,7 @@ impl Threads {
     pub(super) fn add(&self) -> io::Result<()> {
         let queue = Arc::clone(&self.queue);
         let work = move || {
+            priority::raise(priority::JUDGES);
             loop {
                 let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 match job {
