@@ -72,6 +72,7 @@ fn leaking_run() -> Vec<Input<'static>> {
     run.extend([
         Input::Event(exit(ROOT, ProcessId { pid: 1, start: 1 }, 5_000)),
         Input::EndGrace,
+        Input::LastLook,
         Input::Event(Event::Observed { at, process: CHILD, observation }),
     ]);
     run
@@ -663,6 +664,7 @@ fn any_input() -> impl Strategy<Value = Input<'static>> {
         1 => oom,
         2 => any_time().prop_map(Input::Timeout),
         1 => Just(Input::EndGrace),
+        1 => Just(Input::LastLook),
     ]
 }
 
