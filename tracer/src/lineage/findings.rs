@@ -132,12 +132,13 @@ impl Findings {
     }
 
     /// Keeps what was seen with every finding of the process. The first look at each is the
-    /// evidence; a later one only fills what was not known.
+    /// evidence; a later one only fills what was not known, as who adopted the living.
     pub(crate) fn attach(&mut self, id: ProcessId, observation: Observation) {
         let observation = Rc::new(observation);
         for kind in FindingKind::ALL {
             if let Some(record) = self.get_mut(id, kind)
-                && (record.observation.is_none() || !record.is_adopted())
+                && (record.observation.is_none()
+                    || (kind != FindingKind::Zombie && !record.is_adopted()))
                 && observation.exists
             {
                 record.observation = Some(Rc::clone(&observation));
