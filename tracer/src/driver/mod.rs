@@ -35,7 +35,7 @@ use crate::{
         records,
         ring::{Batch, Reader, ReaderError, Records},
     },
-    lineage::{Config, Event, Life, Lineage, Nanos, Output, ProcessId},
+    lineage::{Config, Event, Life, Lineage, Nanos, Output, ProcessId, Reading},
     priority,
     procfs::{self, BootClock, Procfs},
     recording::{Opening, Recorder, RecordingError, Settlement},
@@ -147,6 +147,7 @@ pub async fn run(
         epoch_offset: clock.epoch_offset(),
         counts: Counts::default(),
         damaged: 0,
+        reading: None,
         forwarded_at: Nanos(0),
         interrupted: None,
         echoed: false,
@@ -195,6 +196,8 @@ struct Driver<'r> {
     counts: Counts,
     /// Records that could not be decoded.
     damaged: u64,
+    /// `PROCS`, read and not taken in yet.
+    reading: Option<Reading>,
     /// When a signal was last passed on to COMMAND.
     forwarded_at: Nanos,
     interrupted: Option<u8>,
@@ -237,6 +240,10 @@ impl Driver<'_> {
         self.probes.detach()?;
         self.catch_up().await?;
         self.recover_if_lossy().await?;
+        if self.counts.dropped > 0 || self.counts.failed > 0 {
+            // Only now that no more are forked can it be said how many came and went unseen.
+            self.recover().await?;
+        }
         // What has come to light just now may be overdue.
         self.lineage.handle_timeout(self.clock.now());
         self.lineage.look_for_the_last_time();
@@ -272,7 +279,12 @@ impl Driver<'_> {
         let Batch::Records(batch) = batch else { return Ok(()) };
         for record in Records::of(&batch) {
             match records::decode(record) {
-                Ok(event) => self.lineage.handle(event),
+                Ok(event) => {
+                    if let Some(reading) = &mut self.reading {
+                        reading.note(&event);
+                    }
+                    self.lineage.handle(event);
+                }
                 Err(error) => {
                     log::error!("failed to {error}");
                     self.damaged += 1;
@@ -314,21 +326,20 @@ impl Driver<'_> {
 
     async fn recover(&mut self) -> Result<(), RunError> {
         let at = self.clock.now();
-        let processes = self.probes.procs().walk()?;
+        let mut reading = Reading::new(at, self.probes.procs().walk()?);
         let Counts { tracked, dropped, failed, dropped_by_kind } = self.probes.counts()?;
         let unreaped = RecordKind::ALL.iter().position(|&kind| kind == RecordKind::Unreaped);
         let dropped_unreaped = unreaped.map_or(0, |place| dropped_by_kind[place]);
+        reading.tracked = tracked;
+        reading.dropped = dropped + self.damaged;
+        reading.dropped_unreaped = dropped_unreaped;
+        reading.failed = failed;
         // Whatever the walk may have missed because it came or went meanwhile is in the ring.
+        self.reading = Some(reading);
         self.catch_up().await?;
-        let dropped = dropped + self.damaged;
-        self.lineage.handle(Event::Recovered {
-            at,
-            processes,
-            tracked,
-            dropped,
-            dropped_unreaped,
-            failed,
-        });
+        if let Some(reading) = self.reading.take() {
+            reading.into_events().for_each(|event| self.lineage.handle(event));
+        }
         Ok(())
     }
 

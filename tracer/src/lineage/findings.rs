@@ -101,6 +101,15 @@ impl Findings {
         })
     }
 
+    /// Its own parent did not let it stand after all.
+    pub(crate) fn void_zombie_of_parent(&mut self, id: ProcessId) {
+        if let Some(record) = self.get_mut(id, FindingKind::Zombie)
+            && !record.adopters
+        {
+            record.void = true;
+        }
+    }
+
     /// An adopter reaped a zombie: that puts right what the adopter owed, not what the parent did.
     pub(crate) fn adopter_reaped(&mut self, id: ProcessId, at: Nanos) {
         if let Some(record) = self.get_mut(id, FindingKind::Zombie) {
@@ -207,6 +216,7 @@ impl Lineage {
         parent_now: ProcessId,
     ) {
         self.findings.resolve(id, FindingKind::Stuck, at);
+        self.void_survivor_that_had_ended(id, at);
         let first_parent = self.table.get(id).map(|entry| entry.first_parent);
         let Some(record) = self.findings.get_mut(id, FindingKind::Orphan) else { return };
         if record.state == FindingState::Open {
@@ -220,6 +230,18 @@ impl Lineage {
             record.void = !record.is_adopted();
         } else {
             record.adopter_at_death = Some(last);
+        }
+    }
+
+    /// Its exit record was lost, and it took so long to let go that it seemed to live when `grace`
+    /// ended: it did not.
+    fn void_survivor_that_had_ended(&mut self, id: ProcessId, at: Nanos) {
+        let in_time = self.root_end.is_some_and(|end| at < end.after(self.config.grace));
+        if in_time
+            && !self.grace_cut_short
+            && let Some(record) = self.findings.get_mut(id, FindingKind::Survivor)
+        {
+            record.void = true;
         }
     }
 

@@ -26,7 +26,7 @@ mod table;
 mod tests;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     rc::Rc,
     time::Duration,
 };
@@ -35,13 +35,14 @@ pub use event::{BlockedThread, Event, Observation, ObservedParent, RecoveredProc
 pub use life::{Life, Reaper};
 pub use model::*;
 pub use outcome::{DEFAULT_FAIL_ON, Policy};
+pub use recover::Reading;
 
 use findings::Findings;
 use recover::Gap;
 use table::{
-    EXECED, FORKED_AFTER_ROOT, GONE, LATE, OOM, Program, Reap, SignalSent, Table, UNCOUNTED,
-    UNSEEN, VANISHED, WANT_ENTRY, WANT_INIT_ZOMBIE, WANT_ORPHAN, WANT_STUCK, WANT_SURVIVOR,
-    WANT_ZOMBIE,
+    EXECED, FORKED_AFTER_ROOT, GONE, LATE, OOM, Program, Reap, SignalSent, TOLD_UNREAPED, Table,
+    UNCOUNTED, UNSEEN, VANISHED, WANT_ENTRY, WANT_INIT_ZOMBIE, WANT_ORPHAN, WANT_STUCK,
+    WANT_SURVIVOR, WANT_ZOMBIE,
 };
 
 /// When something that stands is a leak.
@@ -125,6 +126,8 @@ pub struct Lineage {
     stats: Stats,
     gap: Gap,
     lost_unreaped: u64,
+    /// Those whose fork was lost and of whom [`Event::Unreaped`] came, which so told nothing.
+    unreaped_unknown: HashSet<ProcessId>,
 }
 
 /// Cost of sampling one process, to keep it within a thousandth of a core.
@@ -161,6 +164,7 @@ impl Lineage {
             stats: Stats::default(),
             gap: Gap::default(),
             lost_unreaped: 0,
+            unreaped_unknown: HashSet::new(),
         }
     }
 
@@ -329,8 +333,16 @@ impl Lineage {
         pids: Pids,
         root: bool,
     ) {
-        if !self.table.insert(child, forker, parent, pids) {
+        let before = pids.local.and_then(|local| self.table.last_owner(local));
+        // Old news, read before the pid came round.
+        let stale = before.is_some_and(|before| before.start > child.start);
+        if stale || !self.table.insert(child, forker, parent, pids) {
             return;
+        }
+        if let Some(before) = before {
+            // A pid comes round only once its last owner was reaped, and where both are freed out of
+            // order the kernel side tells of the later one only.
+            self.is_gone(at, before);
         }
         if root && self.root.is_none() {
             self.root = Some(child);
@@ -396,6 +408,12 @@ impl Lineage {
         }
         if status.is_some() {
             self.survived_unwatched(id, at);
+        }
+        if let Some(entry) = self.table.get_mut(id)
+            && entry.orphaned_at.is_some_and(|orphaned| at < orphaned)
+        {
+            // Its end is told late: its parent outlived it.
+            entry.orphaned_at = None;
         }
         self.settle_findings_of_the_dead(id, at, parent_before, parent);
         if self.root == Some(id) {
@@ -469,7 +487,11 @@ impl Lineage {
         waits: tracer_common::WaitCounts,
         not_yet: bool,
     ) {
-        let Some(entry) = self.table.get_mut(id) else { return };
+        let Some(entry) = self.table.get_mut(id) else {
+            self.unreaped_unknown.insert(id);
+            return;
+        };
+        entry.flags |= TOLD_UNREAPED;
         if parent != entry.first_parent {
             self.findings.abandon(id);
             return;
@@ -734,7 +756,8 @@ impl Lineage {
             if entry.is(UNCOUNTED) && stands {
                 entry.reap = Reap::Left(at);
             }
-            if stands && at.since(end.at) >= self.config.zombie_after {
+            let owed = stands && at.since(end.at) >= self.config.zombie_after;
+            if owed && !self.has_been_handed_on(id, observation) {
                 self.open_zombie(id, end.at);
             }
         }
@@ -759,6 +782,15 @@ impl Lineage {
         } else if let Some(entry) = self.table.get_mut(id) {
             entry.flags |= VANISHED;
         }
+    }
+
+    /// Whether its first parent is gone, or procfs shows another: the record of its end was lost, and
+    /// `PROCS` will tell how long it let the child stand.
+    fn has_been_handed_on(&self, id: ProcessId, observation: &Observation) -> bool {
+        let Some(entry) = self.table.get(id) else { return true };
+        let Some(parent) = self.table.get(entry.first_parent) else { return true };
+        let seen = observation.parent.as_ref().map(|parent| parent.pid);
+        matches!((parent.pids.local, seen), (Some(own), Some(seen)) if own != seen)
     }
 
     /// A living process was looked at, and lives.

@@ -3,16 +3,16 @@
 use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
-    time::Duration,
 };
-
-use tracer_common::WaitCounts;
 
 use super::{
     Lineage,
-    event::RecoveredProcess,
-    model::{ExitStatus, Nanos, ProcessId},
-    table::{EXECED, Entry, GONE, LATE, OOM, Reap, UNSEEN, VANISHED, WANT_ENTRY},
+    event::{Event, RecoveredProcess},
+    model::{ExitStatus, FindingKind, Nanos, ProcessId},
+    table::{
+        EXECED, Entry, GONE, LATE, OOM, Reap, TOLD_UNREAPED, UNSEEN, VANISHED, WANT_ENTRY,
+        WANT_SURVIVOR,
+    },
 };
 
 /// What is not known and will not be.
@@ -49,6 +49,101 @@ impl Gap {
     }
 }
 
+/// `PROCS` as it was read, brought up to date by every record that comes before the core takes it
+/// in: what it says of a process that has ended since is old news.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// When the reading began.
+    pub at: Nanos,
+    /// See [`Event::Recovered`].
+    pub tracked: u64,
+    /// See [`Event::Recovered`].
+    pub dropped: u64,
+    /// See [`Event::Recovered`].
+    pub dropped_unreaped: u64,
+    /// See [`Event::Recovered`].
+    pub failed: u64,
+    /// By pid, of which `PROCS` has one process each.
+    processes: HashMap<u32, RecoveredProcess>,
+    /// Ends that were told since of processes that lived when they were read, and who was left.
+    again: Vec<Event<'static>>,
+}
+
+impl Reading {
+    /// A reading that began at `at`, without its counts.
+    #[must_use]
+    pub fn new(at: Nanos, processes: Vec<RecoveredProcess>) -> Self {
+        let processes = processes.into_iter().map(|process| (process.id.pid, process)).collect();
+        Self {
+            at,
+            tracked: 0,
+            dropped: 0,
+            dropped_unreaped: 0,
+            failed: 0,
+            processes,
+            again: Vec::new(),
+        }
+    }
+
+    /// Takes note of a record that the core is told as well.
+    pub fn note(&mut self, event: &Event<'_>) {
+        match *event {
+            // Its entry may have come behind the walk, or in the place of one that was read.
+            Event::Fork { child, forker, parent, pids, cgroup, root, .. }
+                if self.processes.get(&child.pid).is_none_or(|old| old.id.start < child.start) =>
+            {
+                let forked = RecoveredProcess {
+                    id: child,
+                    forker,
+                    parent,
+                    pids,
+                    cgroup,
+                    root,
+                    exec_at: None,
+                    exit: None,
+                    reaped: false,
+                    unreaped: false,
+                    oom: false,
+                    signal: None,
+                    waits: None,
+                };
+                self.processes.insert(child.pid, forked);
+            }
+            Event::Reaped { process, gone: true, .. } if self.has(process) => {
+                self.processes.remove(&process.pid);
+            }
+            Event::Exit { at, process, status, parent, children_uncounted }
+                if self.has_alive(process) =>
+            {
+                let exit = Event::Exit { at, process, status, parent, children_uncounted };
+                self.again.push(exit);
+            }
+            Event::Unreaped { at, process, parent, waits, not_yet } if self.has(process) => {
+                self.again.push(Event::Unreaped { at, process, parent, waits, not_yet });
+            }
+            _ => {}
+        }
+    }
+
+    fn has(&self, id: ProcessId) -> bool {
+        self.processes.get(&id.pid).is_some_and(|known| known.id == id)
+    }
+
+    fn has_alive(&self, id: ProcessId) -> bool {
+        self.has(id) && self.processes.get(&id.pid).is_some_and(|known| known.exit.is_none())
+    }
+
+    /// What the core is to be told, in this order: [`Event::Recovered`], and once more the ends of
+    /// processes that it may not have known when they were told first.
+    pub fn into_events(self) -> impl Iterator<Item = Event<'static>> {
+        let Self { at, tracked, dropped, dropped_unreaped, failed, processes, again } = self;
+        let processes = processes.into_values().collect();
+        let recovered =
+            Event::Recovered { at, processes, tracked, dropped, dropped_unreaped, failed };
+        std::iter::once(recovered).chain(again)
+    }
+}
+
 impl Lineage {
     pub(super) fn recovered(
         &mut self,
@@ -61,22 +156,40 @@ impl Lineage {
     ) {
         // Forkers first.
         processes.sort_unstable_by_key(|process| (process.id.start, process.id.pid));
+        let exits: HashMap<_, _> =
+            processes.iter().map(|process| (process.id, process.exit)).collect();
         for process in &processes {
-            self.forked(at, process.id, process.forker, process.parent, process.pids, process.root);
+            let first_parent = self.recovered_first_parent(process, &exits);
+            self.forked(
+                Nanos(process.id.start),
+                process.id,
+                process.forker,
+                first_parent,
+                process.pids,
+                process.root,
+            );
         }
-        let present: HashSet<ProcessId> = processes.iter().map(|process| process.id).collect();
-        // Ends in their order: whose parent ended first was an orphan, not a zombie of its.
+        // In the order in which they died, the living last: the end of a parent has to find its
+        // children as they were then.
         processes.sort_by_key(|process| process.exit.map_or(Nanos(u64::MAX), |(at, _)| at));
-        let ends: HashMap<ProcessId, Nanos> =
-            processes.iter().filter_map(|process| Some((process.id, process.exit?.0))).collect();
+        for process in &processes {
+            self.recover_life(process);
+        }
         let mut found = 0;
-        for process in processes {
-            found += u64::from(self.recover_one(at, process, &ends));
+        for process in processes.iter().filter(|process| process.unreaped) {
+            let lost = self.recover_unreaped(process, at);
+            found += u64::from(lost && !self.unreaped_unknown.contains(&process.id));
+        }
+        self.unreaped_unknown.clear();
+        for process in processes.iter().filter(|process| process.reaped) {
+            self.is_gone(at, process.id);
         }
         let lost = dropped_unreaped.saturating_sub(self.lost_unreaped);
         self.lost_unreaped = dropped_unreaped;
         self.gap.unreaped = self.gap.unreaped.saturating_add(lost.saturating_sub(found));
+        let present = exits.into_keys().collect();
         self.end_the_missing(at, &present, failed > 0);
+        self.ask_for_late_survivors(&present);
         self.stats.dropped = dropped;
         self.gap.failed = failed;
         self.gap.unseen = tracked.saturating_sub(self.stats.processes);
@@ -99,15 +212,32 @@ impl Lineage {
         }
     }
 
-    /// Brings one process to the state that its entry tells. Says whether its dying parent had not
-    /// reaped it and the record of that was lost. `walked`: when the entries were read;
-    /// `ends`: those that they tell of.
-    fn recover_one(
+    /// The first parent of a process: its entry tells that only until its death, from then who was
+    /// its parent at death. If its forker is dead, that may be an adopter. If its forker lives, then
+    /// it was forked with `CLONE_PARENT`, and its parent was once its forker's.
+    fn recovered_first_parent(
         &mut self,
-        walked: Nanos,
-        process: RecoveredProcess,
-        ends: &HashMap<ProcessId, Nanos>,
-    ) -> bool {
+        process: &RecoveredProcess,
+        exits: &HashMap<ProcessId, Option<(Nanos, u32)>>,
+    ) -> ProcessId {
+        let RecoveredProcess { id, forker, parent, exit, .. } = *process;
+        if exit.is_none() || parent == forker || self.table.get(id).is_some() {
+            return parent;
+        }
+        if exits.get(&forker).is_none_or(Option::is_some) {
+            return forker;
+        }
+        let Some(entry) = self.table.get(forker) else { return parent };
+        // If its forker had been handed on before, the adopter would be the one that owed a wait.
+        let first_parent = entry.first_parent;
+        if first_parent != parent {
+            self.gap.unreaped = self.gap.unreaped.saturating_add(1);
+        }
+        first_parent
+    }
+
+    /// Brings one process to the state that its entry tells, up to its death.
+    fn recover_life(&mut self, process: &RecoveredProcess) {
         let RecoveredProcess {
             id,
             forker: _,
@@ -117,19 +247,20 @@ impl Lineage {
             root: _,
             exec_at,
             exit,
-            reaped,
-            unreaped,
+            reaped: _,
+            unreaped: _,
             oom,
-            signal,
-            waits,
-        } = process;
+            ref signal,
+            waits: _,
+        } = *process;
         if let Some((at, signal, sender, name)) = signal {
-            self.signalled(at, id, signal, sender, &name);
+            self.signalled(*at, id, *signal, *sender, name);
         }
-        if oom && let Some(entry) = self.table.get_mut(id) {
+        let Some(entry) = self.table.get_mut(id) else { return };
+        if oom {
             entry.flags |= OOM;
         }
-        if let (Some(at), Some(entry)) = (exec_at, self.table.get_mut(id))
+        if let Some(at) = exec_at
             && at > entry.exec_at
         {
             // The record of what it executed was lost: what was known is another program.
@@ -137,45 +268,60 @@ impl Lineage {
             entry.exec_at = at;
             entry.flags |= EXECED;
         }
-        let Some((at, status)) = exit else { return false };
-        self.ended(at, id, Some(ExitStatus::from_wait_status(status)), parent, false);
-        let known = self.table.get(id);
-        let lost = unreaped && known.is_some_and(|entry| !matches!(entry.reap, Reap::Left(_)));
-        if lost {
-            let first_parent = known.map_or(parent, |entry| entry.first_parent);
-            let waits = waits.unwrap_or_default();
-            let left = ends.get(&first_parent).copied();
-            self.was_left_unreaped(walked, id, first_parent, left, waits);
+        if let Some((at, status)) = exit {
+            self.ended(at, id, Some(ExitStatus::from_wait_status(status)), parent, false);
         }
-        if reaped {
-            self.is_gone(walked, id);
-        }
-        lost
     }
 
-    /// The record that its parent died without having reaped it was lost: the parent's own end
-    /// tells for how long it had stood by then.
-    fn was_left_unreaped(
-        &mut self,
-        walked: Nanos,
-        id: ProcessId,
-        parent: ProcessId,
-        left: Option<Nanos>,
-        waits: WaitCounts,
-    ) {
-        let known = || self.table.get(parent).and_then(|parent| parent.end).map(|end| end.at);
-        let left = left.or_else(known);
-        let Some(end) = self.table.get(id).and_then(|entry| entry.end) else { return };
-        let possibly_owed = walked.since(end.at) >= self.config.zombie_after;
-        if left.is_none() && possibly_owed {
+    /// Its dying parent had not reaped it. Says whether the record of that was lost.
+    fn recover_unreaped(&mut self, process: &RecoveredProcess, at: Nanos) -> bool {
+        let Some(entry) = self.table.get(process.id) else { return false };
+        let (told, reap) = (entry.is(TOLD_UNREAPED), entry.reap);
+        let (first_parent, entry_end) = (entry.first_parent, entry.end.map(|end| end.at));
+        let end = self.table.get(first_parent).and_then(|parent| parent.end);
+        // The record of the parent's end may be lost too, and its entry another's by now.
+        let left_at = end.filter(|end| end.status.is_some()).map(|end| end.at);
+        let stood = left_at.zip(process.exit).map(|(left, (died, _))| left.since(died));
+        let in_time = stood.is_some_and(|stood| stood < self.config.zombie_after);
+        if in_time {
+            // If it seemed to stand longer, then because nothing had told of its parent's end.
+            self.findings.void_zombie_of_parent(process.id);
+        }
+        if told && reap != Reap::Pending || matches!(reap, Reap::Left(_)) {
+            return !told;
+        }
+        let Some(died) = entry_end else { return !told };
+        if left_at.is_none()
+            && at.since(died) >= self.config.zombie_after
+            && !self.findings.has(process.id, FindingKind::Zombie)
+        {
             self.gap.unreaped = self.gap.unreaped.saturating_add(1);
         }
-        let left = left.unwrap_or(end.at);
-        self.left_unreaped(left, id, parent, waits, left <= end.at);
+        // An entry does not tell whether it was a zombie yet, and so could be waited for, when its
+        // parent ended: it let go of its memory and files in less than `zombie_after`, then.
+        let not_yet = left_at.is_none_or(|left| left <= died);
+        let waits = process.waits.unwrap_or_default();
+        self.left_unreaped(left_at.unwrap_or(at), process.id, first_parent, waits, not_yet);
+        !told
+    }
+
+    /// Those that were not known yet when `grace` ended, because the record of their fork was lost:
+    /// they were not asked for then.
+    fn ask_for_late_survivors(&mut self, present: &HashSet<ProcessId>) {
+        let Some(end) = self.root_end.filter(|_| self.survivors_asked) else { return };
+        let due = end.after(self.config.grace);
+        for id in self.table.alive() {
+            if present.contains(&id)
+                && Nanos(id.start) < due
+                && !self.findings.has(id, FindingKind::Survivor)
+            {
+                self.observe(id, WANT_SURVIVOR);
+            }
+        }
     }
 
     /// It is gone by `at`, and the record that would have said since when was lost.
-    fn is_gone(&mut self, at: Nanos, id: ProcessId) {
+    pub(super) fn is_gone(&mut self, at: Nanos, id: ProcessId) {
         if let Some(entry) = self.table.get(id)
             && !entry.is(GONE)
             && entry.reap == Reap::Pending
@@ -189,14 +335,13 @@ impl Lineage {
     }
 
     /// Those that the core takes for standing and that have no entry any more are gone: their
-    /// last records were lost. Not those forked as the walk began, which may have been entered
-    /// behind it. Where entries were `refused` it may also live without one: then a look decides.
+    /// last records were lost. Not those forked since the walk began. A [`Reading`] has every other
+    /// that lives: a fork enters its process before it is told. Where entries were `refused` it may
+    /// also live without one: then a look decides.
     fn end_the_missing(&mut self, at: Nanos, present: &HashSet<ProcessId>, refused: bool) {
-        /// `start_boottime` is set early in `copy_process()`, before the fork is told.
-        const IN_FLIGHT: Duration = Duration::from_millis(100);
         for id in self.table.ids() {
             let Some(entry) = self.table.get(id) else { continue };
-            if present.contains(&id) || entry.is(GONE) || Nanos(id.start).after(IN_FLIGHT) >= at {
+            if present.contains(&id) || entry.is(GONE) || Nanos(id.start) >= at {
                 continue;
             }
             if refused && entry.is_alive() {

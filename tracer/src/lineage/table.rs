@@ -82,21 +82,24 @@ pub(crate) enum Reap {
 }
 
 /// Set on [`Entry::flags`]: executed a program itself.
-pub(crate) const EXECED: u8 = 1;
+pub(crate) const EXECED: u16 = 1;
 /// Chosen by the OOM killer.
-pub(crate) const OOM: u8 = 2;
+pub(crate) const OOM: u16 = 2;
 /// It forked after the root had exited.
-pub(crate) const FORKED_AFTER_ROOT: u8 = 4;
+pub(crate) const FORKED_AFTER_ROOT: u16 = 4;
 /// Gone from the kernel.
-pub(crate) const GONE: u8 = 8;
+pub(crate) const GONE: u16 = 8;
 /// Its parent had more children than the kernel side looks at: whether that reaped it is unknown.
-pub(crate) const UNCOUNTED: u8 = 16;
+pub(crate) const UNCOUNTED: u16 = 16;
 /// It should be a zombie, and could not be looked at.
-pub(crate) const UNSEEN: u8 = 32;
+pub(crate) const UNSEEN: u16 = 32;
 /// Its end has not been told, and it was gone when it was looked at.
-pub(crate) const VANISHED: u8 = 64;
+pub(crate) const VANISHED: u16 = 64;
 /// It was gone when it was looked at, long after its time was up.
-pub(crate) const LATE: u8 = 128;
+pub(crate) const LATE: u16 = 128;
+
+/// The kernel told that its dying parent had not reaped it.
+pub(crate) const TOLD_UNREAPED: u16 = 256;
 
 /// Set on [`Entry::wanted`], why an observation was asked for: it may be an unreaped zombie of
 /// its own parent.
@@ -122,7 +125,7 @@ pub(crate) struct Entry {
     pub(crate) first_parent: ProcessId,
     pub(crate) pids: Pids,
     pub(crate) program: Rc<Program>,
-    pub(crate) flags: u8,
+    pub(crate) flags: u16,
     /// When it last executed a program, as far as was told.
     pub(crate) exec_at: Nanos,
     /// Why an observation is awaited; 0 if none is.
@@ -149,7 +152,7 @@ impl Entry {
     }
 
     /// Whether a flag is set.
-    pub(crate) fn is(&self, flag: u8) -> bool {
+    pub(crate) fn is(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
 }
@@ -196,6 +199,11 @@ impl Table {
         let mut ids: Vec<_> = self.entries.keys().copied().collect();
         ids.sort_unstable_by_key(|id| (id.start, id.pid));
         ids
+    }
+
+    /// The last process that had this pid in the tracer's PID namespace, if it still has an entry.
+    pub(crate) fn last_owner(&self, local: u32) -> Option<ProcessId> {
+        self.by_local_pid.get(&local).copied()
     }
 
     /// The live process with this pid in the tracer's PID namespace.

@@ -1,5 +1,8 @@
 //! The core against a clock of its own: histories in, verdicts out.
 
+mod kernel;
+mod properties;
+
 use tracer_common::WaitCounts;
 
 use super::*;
