@@ -5,8 +5,8 @@ use std::{collections::HashMap, rc::Rc};
 use super::{
     Lineage,
     event::Observation,
-    model::{FindingKind, FindingState, Nanos, ProcessId},
-    table::{Reap, WANT_ORPHAN},
+    model::{CauseCode, FindingKind, FindingState, Nanos, ProcessId},
+    table::{Program, Reap, WANT_ORPHAN},
 };
 
 /// One finding.
@@ -30,8 +30,29 @@ pub(crate) struct Record {
     abandoned: bool,
     /// What was seen when it was looked at.
     pub(crate) observation: Option<Rc<Observation>>,
-    /// It never came to be: an orphan that nobody adopted before it died.
-    pub(crate) void: bool,
+    /// Its parent's entry is held too.
+    holds_parent: bool,
+    /// Its process is gone from the kernel: nothing more will change.
+    closed: bool,
+    /// Its place in the order in which findings were opened.
+    number: u64,
+}
+
+/// Findings of each kind that are kept whole once nothing about them changes any more. The rest is
+/// counted, by all that a verdict may depend on.
+const MOST_CLOSED: usize = 4096;
+/// Kinds of counted findings that are told apart.
+const MOST_COUNTED: usize = 1024;
+
+/// What counted findings have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Alike {
+    pub(crate) kind: FindingKind,
+    pub(crate) cause: CauseCode,
+    pub(crate) open: bool,
+    pub(crate) program: Option<Rc<Program>>,
+    /// As procfs had it.
+    pub(crate) exe: Option<Vec<u8>>,
 }
 
 impl Record {
@@ -46,34 +67,40 @@ impl Record {
     }
 }
 
-/// All findings, in the order in which they were opened.
+/// All findings.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    records: Vec<Record>,
-    index: HashMap<(ProcessId, FindingKind), usize>,
+    records: HashMap<(ProcessId, FindingKind), Record>,
+    opened: u64,
+    closed: HashMap<FindingKind, usize>,
+    counted: HashMap<Alike, u64>,
 }
 
 impl Findings {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.records.iter().filter(|record| !record.void)
+    /// Those that are kept whole, in the order in which they were opened.
+    pub(crate) fn in_order(&self) -> Vec<&Record> {
+        let mut records: Vec<_> = self.records.values().collect();
+        records.sort_unstable_by_key(|record| record.number);
+        records
+    }
+
+    /// Those that are only counted.
+    pub(crate) fn counted(&self) -> impl Iterator<Item = (&Alike, u64)> {
+        self.counted.iter().map(|(alike, &number)| (alike, number))
     }
 
     fn get_mut(&mut self, id: ProcessId, kind: FindingKind) -> Option<&mut Record> {
-        let &place = self.index.get(&(id, kind))?;
-        self.records.get_mut(place)
+        self.records.get_mut(&(id, kind))
     }
 
     /// Whether there is one, open or resolved.
     pub(crate) fn has(&self, id: ProcessId, kind: FindingKind) -> bool {
-        self.index.contains_key(&(id, kind))
+        self.records.contains_key(&(id, kind))
     }
 
     /// Whether there is one and it stands.
     pub(crate) fn is_open(&self, id: ProcessId, kind: FindingKind) -> bool {
-        self.index
-            .get(&(id, kind))
-            .and_then(|&place| self.records.get(place))
-            .is_some_and(|record| record.state == FindingState::Open)
+        self.records.get(&(id, kind)).is_some_and(|record| record.state == FindingState::Open)
     }
 
     /// Zombies that stand as far as is known.
@@ -81,7 +108,7 @@ impl Findings {
         let open = |record: &&Record| {
             record.kind == FindingKind::Zombie && record.state == FindingState::Open
         };
-        self.iter().filter(open).map(|record| record.process).collect()
+        self.in_order().into_iter().filter(open).map(|record| record.process).collect()
     }
 
     /// It was put right.
@@ -99,15 +126,6 @@ impl Findings {
             record.state = FindingState::Open;
             true
         })
-    }
-
-    /// Its own parent did not let it stand after all.
-    pub(crate) fn void_zombie_of_parent(&mut self, id: ProcessId) {
-        if let Some(record) = self.get_mut(id, FindingKind::Zombie)
-            && !record.adopters
-        {
-            record.void = true;
-        }
     }
 
     /// An adopter reaped a zombie: that puts right what the adopter owed, not what the parent did.
@@ -165,9 +183,10 @@ impl Lineage {
         let Some(entry) = self.table.get(id) else { return };
         let parent = entry.first_parent;
         let parent_local = self.table.get(parent).and_then(|parent| parent.pids.local);
-        let place = self.findings.records.len();
-        self.findings.index.insert((id, kind), place);
-        self.findings.records.push(Record {
+        self.table.hold(id);
+        let holds_parent = self.table.hold(parent);
+        self.findings.opened += 1;
+        let record = Record {
             kind,
             process: id,
             state: FindingState::Open,
@@ -179,10 +198,63 @@ impl Lineage {
             gone_at: None,
             abandoned: false,
             observation: None,
-            void: false,
-        });
-        self.table.hold(id);
-        self.table.hold(parent);
+            holds_parent,
+            closed: false,
+            number: self.findings.opened,
+        };
+        self.findings.records.insert((id, kind), record);
+    }
+
+    /// It never came to be.
+    pub(super) fn void(&mut self, id: ProcessId, kind: FindingKind) {
+        if let Some(record) = self.findings.records.remove(&(id, kind)) {
+            if record.holds_parent {
+                self.table.release(record.parent);
+            }
+            self.table.release(id);
+        }
+    }
+
+    /// Its own parent did not let it stand after all.
+    pub(super) fn void_zombie_of_parent(&mut self, id: ProcessId) {
+        if self.findings.get_mut(id, FindingKind::Zombie).is_some_and(|record| !record.adopters) {
+            self.void(id, FindingKind::Zombie);
+        }
+    }
+
+    /// A process is gone from the kernel: what was found of it is kept, or counted where enough of
+    /// its kind is kept.
+    pub(super) fn close_findings(&mut self, id: ProcessId) {
+        for kind in FindingKind::ALL {
+            let Some(record) = self.findings.get_mut(id, kind) else { continue };
+            if std::mem::replace(&mut record.closed, true) {
+                continue;
+            }
+            let closed = self.findings.closed.entry(kind).or_default();
+            *closed += 1;
+            if *closed > MOST_CLOSED {
+                self.count_only(id, kind);
+            }
+        }
+    }
+
+    fn count_only(&mut self, id: ProcessId, kind: FindingKind) {
+        let Some(record) = self.findings.records.get(&(id, kind)) else { return };
+        let mut alike = Alike {
+            kind,
+            cause: self.cause_of(record).code,
+            open: record.state == FindingState::Open,
+            program: self.table.get(id).map(|entry| Rc::clone(&entry.program)),
+            exe: record.observation.as_ref().and_then(|seen| seen.exe.clone()),
+        };
+        if self.findings.counted.len() >= MOST_COUNTED
+            && !self.findings.counted.contains_key(&alike)
+        {
+            // Of so many programs the verdict does not ask whether one of them is allowed.
+            (alike.program, alike.exe) = (None, None);
+        }
+        *self.findings.counted.entry(alike).or_default() += 1;
+        self.void(id, kind);
     }
 
     /// A zombie of its own parent's.
@@ -227,7 +299,9 @@ impl Lineage {
         if last == first_parent {
             // It died before anyone adopted it, as everyone in a PID namespace does with its
             // init. A later look cannot have seen an adopter.
-            record.void = !record.is_adopted();
+            if !record.is_adopted() {
+                self.void(id, FindingKind::Orphan);
+            }
         } else {
             record.adopter_at_death = Some(last);
         }
@@ -237,11 +311,8 @@ impl Lineage {
     /// ended: it did not.
     fn void_survivor_that_had_ended(&mut self, id: ProcessId, at: Nanos) {
         let in_time = self.root_end.is_some_and(|end| at < end.after(self.config.grace));
-        if in_time
-            && !self.grace_cut_short
-            && let Some(record) = self.findings.get_mut(id, FindingKind::Survivor)
-        {
-            record.void = true;
+        if in_time && !self.grace_cut_short {
+            self.void(id, FindingKind::Survivor);
         }
     }
 
@@ -249,9 +320,8 @@ impl Lineage {
     /// hands its children on.
     pub(super) fn orphan_awaits_adoption(&self, id: ProcessId) -> bool {
         self.findings
-            .index
+            .records
             .get(&(id, FindingKind::Orphan))
-            .and_then(|&place| self.findings.records.get(place))
             .is_some_and(|record| record.state == FindingState::Open && !record.is_adopted())
             && self.table.get(id).is_some_and(|entry| entry.reap == Reap::Pending)
     }

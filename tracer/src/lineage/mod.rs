@@ -447,9 +447,11 @@ impl Lineage {
         let own_parent = entry.parent == entry.first_parent && entry.orphaned_at.is_none();
         if !own_parent {
             entry.reap = Reap::Left(at);
-            self.init_zombies.push_back((at.after(self.config.init_zombie_after), id));
+            let due = at.after(self.config.init_zombie_after);
+            Self::schedule(&mut self.init_zombies, &self.table, due, id);
         } else if !self.config.zombie_after.is_zero() {
-            self.zombies.push_back((at.after(self.config.zombie_after), id));
+            let due = at.after(self.config.zombie_after);
+            Self::schedule(&mut self.zombies, &self.table, due, id);
         }
     }
 
@@ -510,7 +512,8 @@ impl Lineage {
         if owed && self.root != Some(id) {
             self.open_zombie(id, end.at);
         } else {
-            self.init_zombies.push_back((at.after(self.config.init_zombie_after), id));
+            let due = at.after(self.config.init_zombie_after);
+            Self::schedule(&mut self.init_zombies, &self.table, due, id);
         }
     }
 
@@ -521,11 +524,11 @@ impl Lineage {
             self.gap.ends += 1;
             self.ended(at, id, None, ProcessId::default(), true);
         }
-        let Some(entry) = self.table.get_mut(id) else { return };
-        let first = gone && !entry.is(GONE);
+        let first = self.table.get(id).is_some_and(|entry| gone && !entry.is(GONE));
         if gone {
-            entry.flags |= GONE;
+            self.table.mark_gone(id);
         }
+        let Some(entry) = self.table.get_mut(id) else { return };
         entry.flags &= !UNSEEN;
         if entry.is(UNCOUNTED) && entry.reap == Reap::Pending {
             self.gap.unreaped = self.gap.unreaped.saturating_add(1);
@@ -545,7 +548,31 @@ impl Lineage {
         if first {
             self.tell_life(id, Some(at));
         }
-        self.table.forget(id);
+        self.let_go(id);
+    }
+
+    /// Keeps of a process that is gone only what the outcome may tell.
+    fn let_go(&mut self, id: ProcessId) {
+        let Some(entry) = self.table.get(id) else { return };
+        if entry.is(GONE) && entry.wanted == 0 {
+            // A finding holds its process.
+            if entry.holds > 0 {
+                self.close_findings(id);
+            }
+            self.table.forget(id);
+            self.table.shorten();
+        }
+    }
+
+    /// Notes a deadline in its place, which is nearly always the last.
+    fn schedule(queue: &mut VecDeque<(Nanos, ProcessId)>, table: &Table, at: Nanos, id: ProcessId) {
+        /// From here on, and at each doubling, those that need no deadline any more are dropped.
+        const MANY: usize = 1024;
+        let place = queue.partition_point(|&(other, _)| other <= at);
+        queue.insert(place, (at, id));
+        if queue.len() >= MANY && queue.len().is_power_of_two() {
+            queue.retain(|&(_, id)| table.get(id).is_some_and(|entry| !entry.is(GONE)));
+        }
     }
 
     /// A zombie that was reaped long after its time was up, and before a stopped tracer got to look
@@ -697,7 +724,7 @@ impl Lineage {
         if wanted & WANT_ORPHAN != 0 && alive && self.orphan_awaits_adoption(id) {
             self.look_again(at, id, WANT_ORPHAN);
         }
-        self.table.forget(id);
+        self.let_go(id);
     }
 
     /// Asks for another look soon: the longer it has been waited for, the later.

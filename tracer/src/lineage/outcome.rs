@@ -1,11 +1,11 @@
 //! The end of a run: what was found, as reports show it, and the verdict.
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
 use super::{
     Lineage,
     event::Observation,
-    findings::Record,
+    findings::{Alike, Record},
     model::{
         Adopter, Ancestor, Exit, Finding, FindingKind, FindingState, Invocation, Kept, Nanos,
         Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
@@ -56,7 +56,7 @@ impl Lineage {
         let fail_on = if policy.fail_on.is_empty() { &DEFAULT_FAIL_ON } else { policy.fail_on };
         let mut findings = Vec::new();
         let mut kept = Vec::new();
-        for record in self.findings.iter() {
+        for record in self.findings.in_order() {
             let Some(mut finding) = self.finding(record, now) else { continue };
             if let Some(rule) = (policy.allow)(&finding.process) {
                 // An orphan that survived is told once, as what it came to be.
@@ -74,7 +74,13 @@ impl Lineage {
             findings.push(finding);
         }
         let gap = self.gap();
-        let verdict = if findings.iter().any(|finding| finding.counted) {
+        // Of processes that are gone: whatever may come after a cut changes nothing about them.
+        let counted = |kind, stands: bool| fail_on.contains(&kind) && (stands || policy.strict);
+        let beyond = self.findings.counted().filter(|(alike, _)| {
+            counted(alike.kind, alike.open) && (policy.allow)(&alike_process(alike)).is_none()
+        });
+        let beyond: u64 = beyond.map(|(_, number)| number).sum();
+        let verdict = if beyond > 0 || findings.iter().any(|finding| finding.counted) {
             Verdict::Leaked
         } else if gap.is_open(policy.strict) {
             Verdict::Inconclusive
@@ -87,7 +93,7 @@ impl Lineage {
             findings,
             kept,
             stats: self.stats,
-            notes: self.notes(gap, policy.strict),
+            notes: self.notes(gap, policy.strict, beyond),
             judged_at: now,
             epoch_offset,
         }
@@ -122,7 +128,7 @@ impl Lineage {
         }
     }
 
-    fn notes(&self, gap: Gap, strict: bool) -> Vec<String> {
+    fn notes(&self, gap: Gap, strict: bool, counted_beyond: u64) -> Vec<String> {
         let Gap { unseen, ends, failed, unreaped, unlooked, reaps, cut_off } = gap;
         let mut notes = Vec::new();
         if cut_off {
@@ -132,6 +138,13 @@ impl Lineage {
         }
         if self.grace_cut_short {
             notes.push("a signal cut --grace short: what was alive then counts".to_owned());
+        }
+        let beyond: u64 = self.findings.counted().map(|(_, number)| number).sum();
+        if beyond > 0 {
+            notes.push(format!(
+                "{beyond} more findings of processes that are gone are left out here, {counted_beyond} of them counted: {}",
+                self.kinds_beyond().join(", ")
+            ));
         }
         if unseen > 0 {
             notes.push(format!("{unseen} processes came and went unseen: records were lost"));
@@ -162,6 +175,20 @@ impl Lineage {
             ));
         }
         notes
+    }
+
+    /// `812 orphan (daemonized)`, of what is only counted.
+    fn kinds_beyond(&self) -> Vec<String> {
+        let mut kinds = BTreeMap::new();
+        for (alike, number) in self.findings.counted() {
+            *kinds.entry((alike.kind, alike.cause)).or_insert(0) += number;
+        }
+        kinds
+            .into_iter()
+            .map(|((kind, cause), number)| {
+                format!("{number} {} ({})", kind.as_str(), cause.as_str())
+            })
+            .collect()
     }
 
     fn finding(&self, record: &Record, now: Nanos) -> Option<Finding> {
@@ -233,6 +260,8 @@ impl Lineage {
     /// Ancestors by fork, root first, and how many were left out of the middle.
     fn lineage_of(&self, entry: &Entry) -> (Vec<Ancestor>, u32) {
         let mut ancestors = Vec::new();
+        // Ancestors below the last and above the first gap, and how many are in it.
+        let (mut below, mut above, mut elided) = (None, 0, entry.elided as usize);
         let mut id = entry.forker;
         while let Some(entry) = self.table.get(id) {
             ancestors.push(Ancestor {
@@ -241,17 +270,27 @@ impl Lineage {
                 args: split_args(&entry.program.args),
                 exit: self.exit_of(id),
             });
-            // A forker is older than its child: whatever events say, the walk comes to an end.
+            if entry.elided > 0 {
+                below.get_or_insert(ancestors.len());
+                above = ancestors.len();
+                elided += entry.elided as usize;
+            }
+            // A forker is older; what says otherwise is damage, and would go round in circles.
             if Some(id) == self.root || entry.forker.start >= id.start {
                 break;
             }
             id = entry.forker;
         }
+        let half = MAX_LINEAGE / 2;
+        let all = ancestors.len();
+        let (tail, head) = match below {
+            Some(below) => (below.min(half), (all - above).min(half)),
+            None if all > MAX_LINEAGE => (half, half),
+            None => (all, 0),
+        };
+        elided += all - head - tail;
+        ancestors.drain(tail..all - head);
         ancestors.reverse();
-        let elided = ancestors.len().saturating_sub(MAX_LINEAGE);
-        if elided > 0 {
-            ancestors.drain(MAX_LINEAGE / 2..MAX_LINEAGE / 2 + elided);
-        }
         (ancestors, u32::try_from(elided).unwrap_or(u32::MAX))
     }
 
@@ -350,6 +389,18 @@ impl Lineage {
         } else {
             same_start.find(|bystander| bystander.pid == id.pid)
         }
+    }
+}
+
+/// What [`Policy::allow`] looks at, of findings that are only counted.
+fn alike_process(alike: &Alike) -> Process {
+    let program = alike.program.as_deref();
+    let path = program.map(|program| &program.exe).filter(|path| !path.is_empty());
+    Process {
+        name: program.map(|program| program.name().to_vec()).unwrap_or_default(),
+        exe: alike.exe.clone().or_else(|| path.map(|path| path.to_vec())),
+        args: program.map(|program| split_args(&program.args)).unwrap_or_default(),
+        ..Process::default()
     }
 }
 

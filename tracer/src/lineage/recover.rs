@@ -158,16 +158,11 @@ impl Lineage {
         processes.sort_unstable_by_key(|process| (process.id.start, process.id.pid));
         let exits: HashMap<_, _> =
             processes.iter().map(|process| (process.id, process.exit)).collect();
+        let mut returned = HashSet::new();
         for process in &processes {
-            let first_parent = self.recovered_first_parent(process, &exits);
-            self.forked(
-                Nanos(process.id.start),
-                process.id,
-                process.forker,
-                first_parent,
-                process.pids,
-                process.root,
-            );
+            if self.recover_fork(process, &exits) {
+                returned.insert(process.id);
+            }
         }
         // In the order in which they died, the living last: the end of a parent has to find its
         // children as they were then.
@@ -178,10 +173,14 @@ impl Lineage {
         let mut found = 0;
         for process in processes.iter().filter(|process| process.unreaped) {
             let lost = self.recover_unreaped(process, at);
-            found += u64::from(lost && !self.unreaped_unknown.contains(&process.id));
+            let ignored = self.unreaped_unknown.contains(&process.id);
+            found += u64::from(lost && !ignored && !returned.contains(&process.id));
         }
         self.unreaped_unknown.clear();
         for process in processes.iter().filter(|process| process.reaped) {
+            if returned.contains(&process.id) {
+                self.table.mark_gone(process.id);
+            }
             self.is_gone(at, process.id);
         }
         let lost = dropped_unreaped.saturating_sub(self.lost_unreaped);
@@ -210,6 +209,24 @@ impl Lineage {
             unlooked: self.table.count(unlooked),
             ..self.gap
         }
+    }
+
+    /// Enters a process whose fork may not have been told. Says whether it was told, and the process
+    /// let go: then it comes back for its descendants only, its life told and counted already.
+    fn recover_fork(
+        &mut self,
+        process: &RecoveredProcess,
+        exits: &HashMap<ProcessId, Option<(Nanos, u32)>>,
+    ) -> bool {
+        let RecoveredProcess { id, forker, parent: _, pids, root, reaped, .. } = *process;
+        let first_parent = self.recovered_first_parent(process, exits);
+        let known = self.table.get(id).is_some();
+        self.forked(Nanos(id.start), id, forker, first_parent, pids, root);
+        let returned = reaped && !known && self.table.was_forgotten(id);
+        if returned {
+            self.stats.processes = self.stats.processes.saturating_sub(1);
+        }
+        returned
     }
 
     /// The first parent of a process: its entry tells that only until its death, from then who was
@@ -285,7 +302,7 @@ impl Lineage {
         let in_time = stood.is_some_and(|stood| stood < self.config.zombie_after);
         if in_time {
             // If it seemed to stand longer, then because nothing had told of its parent's end.
-            self.findings.void_zombie_of_parent(process.id);
+            self.void_zombie_of_parent(process.id);
         }
         if told && reap != Reap::Pending || matches!(reap, Reap::Left(_)) {
             return !told;

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// What a process executes, shared with the children it forks until they execute their own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Program {
     /// Path as given to exec.
     pub(crate) exe: Box<[u8]>,
@@ -118,7 +118,10 @@ pub(crate) const WANT_ENTRY: u8 = 32;
 /// One process.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// Who forked it; of its ancestors the nearest that is kept, see [`Table::shorten`].
     pub(crate) forker: ProcessId,
+    /// Generations left out between `forker` and it.
+    pub(crate) elided: u32,
     /// Its parent now, as far as is known.
     pub(crate) parent: ProcessId,
     /// Its first parent, the one that should have waited.
@@ -164,6 +167,38 @@ pub(crate) struct Table {
     /// The last owner of each pid in the tracer's PID namespace.
     by_local_pid: HashMap<u32, ProcessId>,
     live: u64,
+    /// Entries of processes that are gone from the kernel, kept for their descendants.
+    gone: usize,
+    /// How many such entries the last [`Table::shorten`] left.
+    gone_after_shortening: usize,
+    forgotten: Forgotten,
+}
+
+/// The start times of those that were let go last, by the lowest bits of their pids. `PROCS` may
+/// still have one, if the record of a child's fork was lost: it must not be taken for another.
+#[derive(Debug, Default)]
+struct Forgotten(Vec<u64>);
+
+impl Forgotten {
+    /// As many as `PROCS` has entries, unless asked for more. A power of two.
+    const SLOTS: usize = 1 << 16;
+
+    fn slot(id: ProcessId) -> usize {
+        id.pid as usize & (Self::SLOTS - 1)
+    }
+
+    fn note(&mut self, id: ProcessId) {
+        if self.0.is_empty() {
+            self.0 = vec![0; Self::SLOTS];
+        }
+        if let Some(start) = self.0.get_mut(Self::slot(id)) {
+            *start = id.start;
+        }
+    }
+
+    fn has(&self, id: ProcessId) -> bool {
+        self.0.get(Self::slot(id)) == Some(&id.start)
+    }
 }
 
 impl Table {
@@ -211,6 +246,11 @@ impl Table {
         self.by_local_pid.get(&pid).copied().filter(|&id| self.get(id).is_some_and(Entry::is_alive))
     }
 
+    /// Whether it had an entry and was let go, as far as is remembered.
+    pub(crate) fn was_forgotten(&self, id: ProcessId) -> bool {
+        self.forgotten.has(id)
+    }
+
     /// Enters a live process; `false` if it is known already.
     pub(crate) fn insert(
         &mut self,
@@ -225,6 +265,7 @@ impl Table {
         let program = self.get(forker).map(|entry| Rc::clone(&entry.program)).unwrap_or_default();
         let entry = Entry {
             forker,
+            elided: 0,
             parent,
             first_parent: parent,
             pids,
@@ -306,10 +347,29 @@ impl Table {
         }
     }
 
-    /// Keeps an entry to the end of the run.
-    pub(crate) fn hold(&mut self, id: ProcessId) {
-        if let Some(entry) = self.entries.get_mut(&id) {
+    /// Keeps an entry until [`Table::release`]. `false`: there is none.
+    pub(crate) fn hold(&mut self, id: ProcessId) -> bool {
+        self.entries.get_mut(&id).is_some_and(|entry| {
             entry.holds += 1;
+            true
+        })
+    }
+
+    /// Undoes one [`Table::hold`].
+    pub(crate) fn release(&mut self, id: ProcessId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.holds = entry.holds.saturating_sub(1);
+        }
+        self.forget(id);
+    }
+
+    /// It is gone from the kernel.
+    pub(crate) fn mark_gone(&mut self, id: ProcessId) {
+        if let Some(entry) = self.entries.get_mut(&id)
+            && !entry.is(GONE)
+        {
+            entry.flags |= GONE;
+            self.gone += 1;
         }
     }
 
@@ -320,6 +380,8 @@ impl Table {
                 return;
             }
             let Some(entry) = self.entries.remove(&id) else { return };
+            self.gone -= 1;
+            self.forgotten.note(id);
             if let Some(local) = entry.pids.local
                 && self.by_local_pid.get(&local) == Some(&id)
             {
@@ -332,4 +394,89 @@ impl Table {
             }
         }
     }
+
+    /// Leaves out the middle of long lines of dead ancestors, where each forked only the next: a
+    /// process that forks its successor and ends, again and again, would else fill memory with its
+    /// past. The first and the last [`KEPT_GENERATIONS`] stay.
+    ///
+    /// Does so only once so many dead are held that the look at every entry is paid for by the
+    /// forks since the last one.
+    pub(crate) fn shorten(&mut self) {
+        if self.gone < 2 * self.gone_after_shortening + SHORTEN_FROM {
+            return;
+        }
+        let ids = self.ids();
+        let below = self.lines_below(&ids);
+        let mut depths = HashMap::with_capacity(ids.len());
+        for &id in &ids {
+            let Some(entry) = self.entries.get(&id) else { continue };
+            let depth = depths.get(&entry.forker).map_or(0, |depth: &u32| depth + 1) + entry.elided;
+            depths.insert(id, depth);
+            if depth < KEPT_GENERATIONS || !entry.is(GONE) || entry.wanted != 0 || entry.holds != 1
+            {
+                continue;
+            }
+            if let Some(&Below { forked: 1, nearest, child }) = below.get(&id)
+                && nearest > KEPT_GENERATIONS
+            {
+                self.leave_out(id, child);
+            }
+        }
+        self.gone_after_shortening = self.gone;
+    }
+
+    /// What hangs below each entry. `ids` are all, oldest first.
+    fn lines_below(&self, ids: &[ProcessId]) -> HashMap<ProcessId, Below> {
+        let mut lines: HashMap<ProcessId, Below> = HashMap::with_capacity(ids.len());
+        // A forker is older than what it forked.
+        for &id in ids.iter().rev() {
+            let Some(entry) = self.entries.get(&id) else { continue };
+            let own = lines.get(&id);
+            // Who lives, or is held by more than its descendants, is told of: its ancestors matter.
+            let told = !entry.is(GONE) || own.is_none_or(|own| own.forked < entry.holds);
+            let distance = match own {
+                Some(own) if !told => own.nearest.saturating_add(1),
+                _ => 0,
+            };
+            let above = lines.entry(entry.forker);
+            let above = above.or_insert(Below { forked: 0, nearest: u32::MAX, child: id });
+            above.forked += 1;
+            above.nearest = above.nearest.min(distance.saturating_add(1));
+        }
+        lines
+    }
+
+    /// Takes `id` out of the line between its forker and `child`.
+    fn leave_out(&mut self, id: ProcessId, child: ProcessId) {
+        let Some(entry) = self.entries.remove(&id) else { return };
+        self.gone -= 1;
+        self.forgotten.note(id);
+        if let Some(local) = entry.pids.local
+            && self.by_local_pid.get(&local) == Some(&id)
+        {
+            self.by_local_pid.remove(&local);
+        }
+        self.unlink(id, entry.parent, entry.position);
+        if let Some(child) = self.entries.get_mut(&child) {
+            // The hold that it had on its forker is the child's now.
+            child.forker = entry.forker;
+            child.elided = child.elided.saturating_add(entry.elided).saturating_add(1);
+        }
+    }
+}
+
+/// Generations kept at either end of a long line of ancestors.
+pub(crate) const KEPT_GENERATIONS: u32 = 32;
+/// The dead that are held anyway before any is left out.
+const SHORTEN_FROM: usize = 4096;
+
+/// What hangs below an entry.
+#[derive(Clone, Copy)]
+struct Below {
+    /// Entries whose forker it is.
+    forked: u32,
+    /// Generations down to the next descendant that lives or that a finding names.
+    nearest: u32,
+    /// One of those that it forked.
+    child: ProcessId,
 }

@@ -859,7 +859,7 @@ fn a_zombie_that_cannot_be_looked_at_is_looked_at_again_and_again() {
     world.at(10).fork(ROOT, 101).at(20).exit(101, ROOT);
     let zombie = world.procfs.insert(101, refused()).unwrap();
     world.until(3000);
-    assert_eq!(world.lineage.findings.iter().count(), 0);
+    assert_eq!(world.lineage.findings.in_order().len(), 0);
     world.procfs.insert(101, zombie);
     world.until(4000).unreaped(101, ROOT, never()).exit(ROOT, TRACER);
     let outcome = world.outcome();
@@ -1041,5 +1041,67 @@ fn a_zombie_that_was_gone_at_a_late_look_waits_for_the_news_of_its_reap() {
         world.exit(ROOT, TRACER);
         assert_eq!(world.outcome_with(true).verdict, verdict);
         assert_eq!(world.outcome().verdict, Verdict::Clean);
+    }
+}
+
+/// Lets `pid` fork `next` and end; `next` is its orphan.
+fn hand_over(world: &mut World, pid: u32, next: u32) {
+    world.fork(pid, next).exit(pid, ROOT).seen(next, 'S', INIT);
+    world.answer();
+    world.free(pid);
+}
+
+#[test]
+fn of_an_endless_line_of_forkers_the_middle_is_left_out() {
+    let mut world = World::standard();
+    world.at(10).fork(ROOT, 1000);
+    for generation in 1000..61_000 {
+        hand_over(&mut world, generation, generation + 1);
+    }
+    let held = world.lineage.table.ids().len();
+    assert!(held < 25_000, "{held} entries");
+    world.at(20).exit(ROOT, TRACER).until(2100);
+    let outcome = world.outcome();
+    let survivor = only(&outcome, FindingKind::Survivor);
+    let pids: Vec<_> = survivor.lineage.iter().map(|one| one.pid).collect();
+    assert_eq!(pids.len(), 64);
+    assert_eq!(pids[..3], [ROOT, 1000, 1001]);
+    assert_eq!(pids[61..], [60_997, 60_998, 60_999]);
+    assert_eq!(survivor.lineage_elided, 60_001 - 64);
+}
+
+#[test]
+fn findings_of_the_gone_beyond_many_are_counted_and_change_no_verdict() {
+    for (allow, verdict) in [(false, Verdict::Leaked), (true, Verdict::Clean)] {
+        let mut world = World::standard();
+        let most = 5000;
+        world.at(10);
+        for pid in 1000..1000 + most {
+            world.fork(ROOT, pid).exec(pid, "/bin/job").exit(pid, ROOT);
+        }
+        world.until(1500);
+        for pid in 1000..1000 + most {
+            world.unreaped(pid, ROOT, never());
+        }
+        world.exit(ROOT, TRACER);
+        for pid in 1000..1000 + most {
+            world.free(pid);
+        }
+        assert!(world.lineage.table.ids().len() < 4200);
+        let policy = Policy {
+            fail_on: &DEFAULT_FAIL_ON,
+            strict: false,
+            allow: &|process| {
+                // The first ones are allowed anyway: what is only counted decides.
+                (allow || process.id.pid != 0).then(|| "job".to_owned())
+            },
+        };
+        let outcome = world.lineage.outcome(ms(2000), &[], 0, policy);
+        assert_eq!(outcome.verdict, verdict);
+        assert!(
+            outcome.notes[0].contains("904 zombie (parent_never_waits)"),
+            "{:?}",
+            outcome.notes
+        );
     }
 }

@@ -359,6 +359,7 @@ impl Watch {
         let core = &self.lineage.table;
         let told: BTreeSet<_> = self.lives.iter().map(|life| life.id).collect();
         assert_eq!(told.len(), self.lives.len(), "a life is told once");
+        assert!(self.lineage.stats.processes <= self.kernel.counts.tracked, "counted twice");
         if self.kernel.counts.dropped == 0 {
             assert_eq!(told.len(), self.kernel.tasks.len(), "every life is told");
         }
