@@ -780,11 +780,13 @@ impl Lineage {
                 self.findings.resolve(id, FindingKind::Zombie, at);
                 return;
             }
-            if entry.is(UNCOUNTED) && stands {
+            // Its parent's end was told, and left it to this look to say whether it was reaped.
+            let uncounted = entry.is(UNCOUNTED);
+            if uncounted && stands {
                 entry.reap = Reap::Left(at);
             }
             let owed = stands && at.since(end.at) >= self.config.zombie_after;
-            if owed && !self.has_been_handed_on(id, observation) {
+            if owed && (uncounted || !self.has_been_handed_on(id, observation)) {
                 self.open_zombie(id, end.at);
             }
         }

@@ -324,7 +324,7 @@ fn with_too_many_children_to_look_at_the_answer_is_open() {
     for gone in [true, false] {
         let mut world = World::new(Config { zombie_after: Duration::ZERO, ..Config::default() });
         world.at(10).fork(ROOT, 101).fork(101, 102).at(20).exit(102, 101);
-        world.seen(101, 'Z', ROOT);
+        world.seen(101, 'Z', ROOT).seen(102, 'Z', INIT);
         if gone {
             world.procfs.remove(&102);
         }
