@@ -1,7 +1,8 @@
 //! Bytes that a process chose, made safe to show.
 //!
 //! A name, an argument or a path may hold anything: terminal escape sequences, newlines, invalid
-//! UTF-8. Two ways out, and no third: [`lossless`] for machines, [`terminal`] for people.
+//! UTF-8. Two ways out, and no third: [`lossless`] for machines, [`terminal`] for people. JSON may
+//! end on a terminal too, so [`json_text`] goes over it at the end.
 //! [`command_line`] and [`label`] are [`terminal`] for a whole command and for a process.
 //!
 //! A sink with a syntax of its own (XML, Markdown, GitHub's annotations) takes what these give,
@@ -21,6 +22,24 @@ pub fn lossless(bytes: &[u8]) -> String {
         out.push_str(&chunk.valid().replace("\\x", "\\x5cx"));
         for byte in chunk.invalid() {
             Unit::Byte(*byte).push_to(&mut out);
+        }
+    }
+    out
+}
+
+/// Escapes in ready JSON, as `\uNNNN`, whatever [`is_hostile`]: it may be shown on a terminal. Only
+/// strings can hold such characters, and a parser gets the same strings. Newlines stay, which only
+/// ever stand between values.
+#[must_use]
+pub fn json_text(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || !is_hostile(c) {
+            out.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            out.push_str(&format!("\\u{unit:04x}"));
         }
     }
     out
@@ -222,6 +241,16 @@ mod tests {
 
     fn args(words: &[&[u8]]) -> Vec<Vec<u8>> {
         words.iter().map(|word| word.to_vec()).collect()
+    }
+
+    #[test]
+    fn json_text_is_shown_as_it_is_and_parses_to_the_same() {
+        let text = "a\u{7f}\u{9b}31m\u{202e}\u{e0001}é\"\\\n";
+        let json = serde_json::to_string_pretty(&[text, text]).unwrap();
+        let shown = json_text(&json);
+        assert!(shown.contains(r"a\u007f\u009b31m\u202e\udb40\udc01é"), "{shown}");
+        assert!(!shown.chars().any(|c| c != '\n' && is_hostile(c)), "{shown:?}");
+        assert_eq!(serde_json::from_str::<[String; 2]>(&shown).unwrap(), [text, text]);
     }
 
     #[test]

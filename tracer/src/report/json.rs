@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use super::calendar;
-use crate::escape::lossless;
+use crate::escape::{json_text, lossless};
 use crate::lineage::model::{
     Adopter, Ancestor, Blocked, Cause, Exit, ExitStatus, Finding, FindingKind, FindingState,
     Invocation, Kept, Nanos, Outcome, Parent, Process, Resources, Sender, Stats, Stream, Verdict,
@@ -19,14 +19,14 @@ use crate::signals;
 #[must_use]
 pub fn render(outcome: &Outcome) -> String {
     let json = serde_json::to_string_pretty(&Writer::of(outcome).report(outcome));
-    json.expect("structs with string keys always serialise") + "\n"
+    json_text(&json.expect("structs with string keys always serialise")) + "\n"
 }
 
 /// The report on one line, for streams, ending in a newline.
 #[must_use]
 pub fn render_line(outcome: &Outcome) -> String {
     let json = serde_json::to_string(&Writer::of(outcome).report(outcome));
-    json.expect("structs with string keys always serialise") + "\n"
+    json_text(&json.expect("structs with string keys always serialise")) + "\n"
 }
 
 /// A key whose values are not known to this version yet; written as `null`.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::json::{ExitEntry, Writer, all_lossless, known};
 use crate::{
-    escape::{lossless, terminal},
+    escape::{json_text, lossless, terminal},
     lineage::{Life, ProcessId, Reaper},
 };
 
@@ -130,7 +130,8 @@ fn render(life: &Life, epoch_offset: i64) -> String {
         exit: exit.as_ref().map(ExitEntry::from),
         reaped_by: *reaped_by,
     };
-    serde_json::to_string(&entry).expect("structs with string keys always serialise") + "\n"
+    let json = serde_json::to_string(&entry).expect("structs with string keys always serialise");
+    json_text(&json) + "\n"
 }
 
 #[cfg(test)]

@@ -92,8 +92,9 @@ proptest! {
     }
 
     #[test]
-    fn json_parses_back(outcome in sample::any_outcome()) {
+    fn json_is_harmless_and_parses_back(outcome in sample::any_outcome()) {
         for json in [json::render(&outcome), json::render_line(&outcome)] {
+            prop_assert!(harmless(&json), "{json:?}");
             let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
             prop_assert_eq!(&parsed["schema"], "tracer.report/1");
             let name = &parsed["invocation"]["root"]["name"];
