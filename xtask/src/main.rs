@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod command;
+mod fuzz;
 mod host;
 mod kernels;
 mod plan;
@@ -73,6 +74,10 @@ enum Task {
     Kernels(kernels::Options),
     /// Measure what tracer costs, in time, memory and lateness (builds first; needs root).
     Bench(bench::BenchOptions),
+    /// Give the parsers and the core whatever bytes find new ways through them (sets up first).
+    ///
+    /// Keeps an input that fails in `target/fuzz/failures` and prints how to run it again.
+    Fuzz(fuzz::Options),
     /// Say what this host has and lacks for tracer (sets up and builds first).
     Doctor {
         /// Arguments of `tracer doctor`.
@@ -123,6 +128,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Bench(options) => bench::bench(&root, &options),
         Task::Doctor { arguments } => run::doctor(&root, &arguments),
         Task::AsRoot { command } => run::as_root(&command),
+        Task::Fuzz(options) => fuzz::fuzz(&root, &options),
         Task::Kernels(options) => kernels::kernels(&root, &options),
         Task::RunSuite { suite } => kernels::suite::run(&suite),
         Task::Guest => kernels::guest::main(),

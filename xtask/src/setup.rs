@@ -61,20 +61,33 @@ pub(crate) fn ensure_virtual_machines() -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    let names: Vec<_> = packages.iter().map(|package| package.name.clone()).collect();
-    let names = names.join(" ");
-    let root = Root::probe();
-    if find_program("apt-get").is_none() {
-        bail!("virtual machines need Debian's {names}, and there is no apt here");
-    }
-    if root == Root::No {
-        bail!("virtual machines need {names}; install them as root, or run cargo xtask as root");
-    }
-    install_packages(&packages, root)?;
+    install_for("virtual machines", &packages)?;
     match plan::MACHINE_TOOLS.iter().find(|tool| !tool.is_there()) {
         Some(tool) => bail!("{} is installed, and there is still no {}", tool.package, tool.place),
         None => Ok(()),
     }
+}
+
+/// Makes sure of what compiles libFuzzer; only `cargo xtask fuzz` needs it.
+pub(crate) fn ensure_cpp_compiler() -> Result<()> {
+    if env::var_os("CXX").is_some() || find_program("c++").is_some() {
+        return Ok(());
+    }
+    install_for("fuzz targets", &[Package::new("g++", "compiles libFuzzer")])
+}
+
+/// Installs what only `what` needs, or says why not.
+fn install_for(what: &str, packages: &[Package]) -> Result<()> {
+    let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
+    let names = names.join(" ");
+    let root = Root::probe();
+    if find_program("apt-get").is_none() {
+        bail!("{what} need Debian's {names}, and there is no apt here");
+    }
+    if root == Root::No {
+        bail!("{what} need {names}; install them as root, or run cargo xtask as root");
+    }
+    install_packages(packages, root)
 }
 
 /// Follows the routes until one leads to a toolchain.
