@@ -780,14 +780,15 @@ impl Lineage {
                 self.findings.resolve(id, FindingKind::Zombie, at);
                 return;
             }
-            // Its parent's end was told, and left it to this look to say whether it was reaped.
             let uncounted = entry.is(UNCOUNTED);
             if uncounted && stands {
                 entry.reap = Reap::Left(at);
             }
             let owed = stands && at.since(end.at) >= self.config.zombie_after;
-            if owed && (uncounted || !self.has_been_handed_on(id, observation)) {
+            if owed && !self.has_been_handed_on_untold(id, observation) {
                 self.open_zombie(id, end.at);
+            } else if owed && uncounted {
+                self.gap.unreaped = self.gap.unreaped.saturating_add(1);
             }
         }
         if wanted & WANT_INIT_ZOMBIE != 0
@@ -813,11 +814,14 @@ impl Lineage {
         }
     }
 
-    /// Whether its first parent is gone, or procfs shows another: the record of its end was lost, and
-    /// `PROCS` will tell how long it let the child stand.
-    fn has_been_handed_on(&self, id: ProcessId, observation: &Observation) -> bool {
+    /// Whether its first parent is gone, or procfs shows another, and the record of that parent's end
+    /// was lost: `PROCS` will tell how long it let the child stand.
+    fn has_been_handed_on_untold(&self, id: ProcessId, observation: &Observation) -> bool {
         let Some(entry) = self.table.get(id) else { return true };
         let Some(parent) = self.table.get(entry.first_parent) else { return true };
+        if parent.end.is_some_and(|end| end.status.is_some()) {
+            return false;
+        }
         let seen = observation.parent.as_ref().map(|parent| parent.pid);
         matches!((parent.pids.local, seen), (Some(own), Some(seen)) if own != seen)
     }
