@@ -66,8 +66,8 @@ fn build_program(root: &Path, profile: Profile, package: &str, name: &str) -> Re
 pub(crate) struct TestBinaries {
     /// Name and path of each test program, in the order of their names.
     pub(crate) tests: Vec<(String, PathBuf)>,
-    /// The program that leaks on purpose.
-    pub(crate) workload: PathBuf,
+    /// The programs that they watch: `workload`, which leaks on purpose, and others beside it.
+    pub(crate) workloads: Vec<PathBuf>,
 }
 
 /// Builds the end-to-end tests without running them.
@@ -87,7 +87,7 @@ pub(crate) fn build_end_to_end(root: &Path) -> Result<TestBinaries> {
 /// What cargo's messages, one JSON object a line, say of programs.
 fn test_binaries(messages: &str) -> Option<TestBinaries> {
     let mut tests = Vec::new();
-    let mut workload = None;
+    let mut workloads = Vec::new();
     for message in messages.lines() {
         let Ok(message) = serde_json::from_str::<serde_json::Value>(message) else {
             continue;
@@ -99,12 +99,13 @@ fn test_binaries(messages: &str) -> Option<TestBinaries> {
         };
         match message["target"]["kind"][0].as_str() {
             Some("test") => tests.push((name.to_owned(), path.into())),
-            Some("bin") if name == "workload" => workload = Some(path.into()),
+            Some("bin") => workloads.push(path.into()),
             _ => {}
         }
     }
     tests.sort_unstable();
-    if tests.is_empty() { None } else { Some(TestBinaries { tests, workload: workload? }) }
+    let complete = !tests.is_empty() && !workloads.is_empty();
+    complete.then_some(TestBinaries { tests, workloads })
 }
 
 /// A cargo command for the whole workspace. Its working directory stays ours, from which a relative
@@ -151,7 +152,7 @@ mod tests {
         let found = test_binaries(&messages.join("\n")).unwrap();
         let names: Vec<_> = found.tests.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["clean", "zombies"]);
-        assert_eq!(found.workload, Path::new("/t/debug/workload"));
+        assert_eq!(found.workloads, [Path::new("/t/debug/workload")]);
         assert!(test_binaries(&messages[..2].join("\n")).is_none());
     }
 }

@@ -59,8 +59,8 @@ pub(crate) struct Built {
     pub(crate) workspace: PathBuf,
     /// The test programs.
     pub(crate) programs: Vec<PathBuf>,
-    /// The workload program.
-    pub(crate) workload: PathBuf,
+    /// The programs that they watch.
+    pub(crate) workloads: Vec<PathBuf>,
     /// The tracer under test.
     pub(crate) tracer: PathBuf,
 }
@@ -101,14 +101,14 @@ fn accounts(image: &mut Initramfs) {
 }
 
 fn own(image: &mut Initramfs, built: &Built, scratch: &Path) -> Result<()> {
-    let Built { workspace, programs, workload, tracer } = built;
+    let Built { workspace, programs, workloads, tracer } = built;
     let xtask = env::current_exe().context("cannot find our own program")?;
     image.host_as(&stripped(&xtask, scratch)?, Path::new("/init"))?;
-    for program in programs.iter().chain([workload, tracer]) {
+    for program in programs.iter().chain(workloads).chain([tracer]) {
         image.host_as(&stripped(program, scratch)?, program)?;
     }
     // By these the tests know the target directory that they are in.
-    if let Some(profile) = workload.parent() {
+    if let Some(profile) = workloads.first().and_then(|program| program.parent()) {
         image.directory(profile.join("build"));
         image.directory(profile.join("deps"));
     }

@@ -159,7 +159,7 @@ struct Bench {
 impl Bench {
     fn build(root: &Path, options: &Options) -> Result<Self> {
         let tracer = build::build_tracer(root, build::Profile::Release)?;
-        let TestBinaries { tests: programs, workload } = build::build_end_to_end(root)?;
+        let TestBinaries { tests: programs, workloads } = build::build_end_to_end(root)?;
         let mut tests = Vec::new();
         for (program, executable) in &programs {
             let listed = Command::new(executable).args(["--list", "--format", "terse"]).output();
@@ -181,7 +181,7 @@ impl Bench {
         let cache = root.join("target/kernels");
         fs::create_dir_all(&cache).with_context(|| format!("no {}", cache.display()))?;
         let programs = programs.into_iter().map(|(_, executable)| executable).collect();
-        let built = Built { workspace: root.to_owned(), programs, workload, tracer };
+        let built = Built { workspace: root.to_owned(), programs, workloads, tracer };
         Ok(Self { cache, built, tests })
     }
 
