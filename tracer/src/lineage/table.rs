@@ -373,21 +373,27 @@ impl Table {
         }
     }
 
+    /// Removes the entry of a process that is gone, and it from its parent's children.
+    fn take_out(&mut self, id: ProcessId) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        self.gone -= 1;
+        self.forgotten.note(id);
+        if let Some(local) = entry.pids.local
+            && self.by_local_pid.get(&local) == Some(&id)
+        {
+            self.by_local_pid.remove(&local);
+        }
+        self.unlink(id, entry.parent, entry.position);
+        Some(entry)
+    }
+
     /// Drops an entry that nobody needs, and then perhaps its forker's, and so on upwards.
     pub(crate) fn forget(&mut self, mut id: ProcessId) {
         while let Some(entry) = self.entries.get(&id) {
             if !entry.is(GONE) || entry.holds > 0 || entry.wanted != 0 {
                 return;
             }
-            let Some(entry) = self.entries.remove(&id) else { return };
-            self.gone -= 1;
-            self.forgotten.note(id);
-            if let Some(local) = entry.pids.local
-                && self.by_local_pid.get(&local) == Some(&id)
-            {
-                self.by_local_pid.remove(&local);
-            }
-            self.unlink(id, entry.parent, entry.position);
+            let Some(entry) = self.take_out(id) else { return };
             id = entry.forker;
             if let Some(forker) = self.entries.get_mut(&id) {
                 forker.holds = forker.holds.saturating_sub(1);
@@ -448,15 +454,7 @@ impl Table {
 
     /// Takes `id` out of the line between its forker and `child`.
     fn leave_out(&mut self, id: ProcessId, child: ProcessId) {
-        let Some(entry) = self.entries.remove(&id) else { return };
-        self.gone -= 1;
-        self.forgotten.note(id);
-        if let Some(local) = entry.pids.local
-            && self.by_local_pid.get(&local) == Some(&id)
-        {
-            self.by_local_pid.remove(&local);
-        }
-        self.unlink(id, entry.parent, entry.position);
+        let Some(entry) = self.take_out(id) else { return };
         if let Some(child) = self.entries.get_mut(&child) {
             // The hold that it had on its forker is the child's now.
             child.forker = entry.forker;
