@@ -17,7 +17,6 @@ use std::{ffi::OsString, io, os::unix::ffi::OsStrExt as _, time::Duration};
 
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
-use tracer_common::RecordKind;
 
 pub use command::{CommandError, User, UserError};
 pub use signals::SignalError;
@@ -239,7 +238,7 @@ impl Driver<'_> {
     async fn finish(mut self) -> Result<Settled, RunError> {
         self.probes.detach()?;
         self.catch_up().await?;
-        self.recover_if_lossy().await?;
+        self.look_for_losses()?;
         if self.counts.dropped > 0 || self.counts.failed > 0 {
             // Only now that no more are forked can it be said how many came and went unseen.
             self.recover().await?;
@@ -309,6 +308,14 @@ impl Driver<'_> {
 
     /// If records were lost since the last look: reads the truth and lets the core converge.
     async fn recover_if_lossy(&mut self) -> Result<(), RunError> {
+        if self.look_for_losses()? {
+            self.recover().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether records were lost since the last look.
+    fn look_for_losses(&mut self) -> Result<bool, RunError> {
         let mut counts = self.probes.counts()?;
         counts.dropped += self.damaged;
         let lossy = counts.dropped > self.counts.dropped || counts.failed > self.counts.failed;
@@ -319,17 +326,14 @@ impl Driver<'_> {
                 counts.dropped,
                 counts.failed
             );
-            self.recover().await?;
         }
-        Ok(())
+        Ok(lossy)
     }
 
     async fn recover(&mut self) -> Result<(), RunError> {
         let at = self.clock.now();
         let mut reading = Reading::new(at, self.probes.procs().walk()?);
-        let Counts { tracked, dropped, failed, dropped_by_kind } = self.probes.counts()?;
-        let unreaped = RecordKind::ALL.iter().position(|&kind| kind == RecordKind::Unreaped);
-        let dropped_unreaped = unreaped.map_or(0, |place| dropped_by_kind[place]);
+        let Counts { tracked, dropped, dropped_unreaped, failed } = self.probes.counts()?;
         reading.tracked = tracked;
         reading.dropped = dropped + self.damaged;
         reading.dropped_unreaped = dropped_unreaped;

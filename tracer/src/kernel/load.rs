@@ -113,8 +113,8 @@ pub const DEFAULT_RING_BYTES: u32 = 8 << 20;
 pub struct Counts {
     /// Records that did not fit the ring, all kinds.
     pub dropped: u64,
-    /// The same by [`RecordKind`], in its order.
-    pub dropped_by_kind: [u64; RecordKind::ALL.len()],
+    /// Those of [`RecordKind::Unreaped`] among them.
+    pub dropped_unreaped: u64,
     /// Updates of `PROCS` that failed, and events that the kernel did not run a program for.
     pub failed: u64,
     /// Processes seen to start: entered into `PROCS`, or refused for want of room.
@@ -334,14 +334,10 @@ impl Probes {
     /// A map cannot be read.
     pub fn counts(&self) -> Result<Counts, LoadError> {
         let sums = self.counters.read().map_err(LoadError::Counters)?;
-        let mut dropped_by_kind = [0; RecordKind::ALL.len()];
-        for (kind, dropped) in RecordKind::ALL.into_iter().zip(&mut dropped_by_kind) {
-            *dropped = sums[kind as usize];
-        }
         let missed = if self.attached { self.missed_runs()? } else { self.missed };
         Ok(Counts {
-            dropped: dropped_by_kind.iter().sum(),
-            dropped_by_kind,
+            dropped: RecordKind::ALL.into_iter().map(|kind| sums[kind as usize]).sum(),
+            dropped_unreaped: sums[RecordKind::Unreaped as usize],
             failed: sums[Counter::InsertFailed as usize]
                 + sums[Counter::RemoveFailed as usize]
                 + missed,
