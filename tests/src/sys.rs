@@ -203,17 +203,6 @@ pub fn until_dead(pid: Pid) {
     }
 }
 
-/// Returns when nothing is left of a process whose parent ignores SIGCHLD. Its pidfd becomes readable
-/// a moment earlier: `exit_notify()` tells of the death, then the kernel reaps.
-pub fn until_gone(pid: Pid) {
-    until_dead(pid);
-    let deadline = Instant::now() + PATIENCE;
-    while exists(pid) {
-        assert!(Instant::now() < deadline, "process {pid} is dead and stays");
-        std::thread::yield_now();
-    }
-}
-
 /// A pidfd of this process: it never comes to mean another one.
 pub fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
     let pid = RustixPid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;

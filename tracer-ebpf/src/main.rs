@@ -473,11 +473,9 @@ fn tracer_signal(ctx: BtfTracePointContext) -> i32 {
         if get!(entry, sender) != 0 {
             set!(entry, sender, 0);
             let header = header(RecordKind::Signal, group, at, 0);
-            let nobody = (0, 0, [0; 16]);
-            let (sender_start, sender, sender_name) = nobody;
             send(
                 RecordKind::Signal,
-                SignalRecord { header, sender_start, sender, signal, sender_name },
+                SignalRecord { header, sender_start: 0, sender: 0, signal, sender_name: [0; 16] },
             );
         }
         return 0;

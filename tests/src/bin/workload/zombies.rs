@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 
 use serde_json::{Value, json};
-use tracer_tests::{facts, sys};
+use tracer_tests::{facts, proc, sys};
 
 use crate::args::Args;
 use crate::simple::end_as_told;
@@ -98,7 +98,9 @@ pub(crate) fn ignores_sigchld(args: &Args) -> i32 {
         facts::tell("child", &Value::Null);
         3
     });
-    sys::until_gone(child);
+    // Its pidfd becomes readable a moment earlier: `exit_notify()` tells of the death, then the
+    // kernel reaps.
+    proc::until("an ignored child is gone", || (!sys::exists(child)).then_some(()));
     facts::tell("parent", &json!({"child": child}));
     facts::hold("standing");
     0
