@@ -84,13 +84,15 @@ pub(crate) struct Archive {
     cache: PathBuf,
     /// Whether to look for newer kernels than those of the cache.
     update: bool,
+    /// A mirror to ask instead of those that this machine's apt asks.
+    mirror: Option<String>,
     lists_are_new: bool,
 }
 
 impl Archive {
     /// Keeps its files in `cache`.
-    pub(crate) fn new(cache: PathBuf, update: bool) -> Self {
-        Self { cache, update, lists_are_new: false }
+    pub(crate) fn new(cache: PathBuf, update: bool, mirror: Option<String>) -> Self {
+        Self { cache, update, mirror, lists_are_new: false }
     }
 
     /// The kernel of this version: `6.1`, `sid`, or the version that sid has now.
@@ -209,7 +211,7 @@ impl Archive {
         }
         // No package is installed here, as far as this apt is concerned.
         fs::write(apt.join("state/status"), "")?;
-        fs::write(apt.join("kernels.sources"), sources(&Mirrors::probe()))?;
+        fs::write(apt.join("kernels.sources"), sources(&Mirrors::find(self.mirror.as_deref())?))?;
         fs::write(apt.join("apt.conf"), configuration(&apt))?;
         Ok(())
     }

@@ -1,11 +1,11 @@
-//! Which mirrors of Debian's archive to ask: those that this machine asks already.
+//! Which mirrors of Debian's archive to ask: the one that was named, else those that this machine
+//! asks already.
 
 use std::process::Command;
 
-use crate::command::output_of;
+use anyhow::{Context as _, Result};
 
-/// Debian's own, for machines that know none.
-const DEBIAN: &str = "http://deb.debian.org";
+use crate::command::output_of;
 
 /// Addresses of the archive's two parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,8 +17,13 @@ pub(crate) struct Mirrors {
 }
 
 impl Mirrors {
-    /// Asks apt, which knows every way to write a source down.
-    pub(crate) fn probe() -> Self {
+    /// Both below `mirror` where one is named; else asks apt, which knows every way to write a
+    /// source down.
+    pub(crate) fn find(mirror: Option<&str>) -> Result<Self> {
+        if let Some(mirror) = mirror {
+            let below = |folder: &str| format!("{}/{folder}", mirror.trim_end_matches('/'));
+            return Ok(Self { archive: below("debian"), security: below("debian-security") });
+        }
         let listed = output_of(Command::new("apt-get").args([
             "indextargets",
             "--format",
@@ -29,17 +34,18 @@ impl Mirrors {
     }
 
     /// The first of each kind among addresses, one a line.
-    fn among(addresses: &str) -> Self {
+    fn among(addresses: &str) -> Result<Self> {
         let ending_in = |folder: &str| {
-            addresses
-                .lines()
-                .map(|address| address.trim_end_matches('/'))
-                .find(|address| address.rsplit('/').next() == Some(folder))
-                .map(str::to_owned)
+            let mut addresses = addresses.lines().map(|address| address.trim_end_matches('/'));
+            let found = addresses.find(|address| address.rsplit('/').next() == Some(folder));
+            found.map(str::to_owned).with_context(|| {
+                format!(
+                    "apt has no source that ends in /{folder}, where Debian's kernels are: name a \
+                     mirror of it with --mirror URL"
+                )
+            })
         };
-        let or_debian =
-            |folder: &str| ending_in(folder).unwrap_or_else(|| format!("{DEBIAN}/{folder}"));
-        Self { archive: or_debian("debian"), security: or_debian("debian-security") }
+        Ok(Self { archive: ending_in("debian")?, security: ending_in("debian-security")? })
     }
 }
 
@@ -52,7 +58,7 @@ mod tests {
         let listed = "http://apt.example/nodesource/\nhttps://mirror.example/debian/\n\
                       https://mirror.example/debian/\nhttp://other.example/pub/debian-security/\n";
         assert_eq!(
-            Mirrors::among(listed),
+            Mirrors::among(listed).unwrap(),
             Mirrors {
                 archive: "https://mirror.example/debian".to_owned(),
                 security: "http://other.example/pub/debian-security".to_owned(),
@@ -61,9 +67,15 @@ mod tests {
     }
 
     #[test]
-    fn machine_without_debian_sources_asks_debian() {
-        let mirrors = Mirrors::among("http://archive.example/ubuntu/\n");
-        assert_eq!(mirrors.archive, format!("{DEBIAN}/debian"));
-        assert_eq!(mirrors.security, format!("{DEBIAN}/debian-security"));
+    fn machine_without_debian_sources_is_asked_for_a_mirror() {
+        let error = Mirrors::among("http://archive.example/ubuntu/\n").unwrap_err().to_string();
+        assert!(error.contains("/debian,") && error.contains("--mirror"), "{error}");
+    }
+
+    #[test]
+    fn mirror_that_is_named_has_both_parts() {
+        let mirrors = Mirrors::find(Some("http://mirror.example/pub/")).unwrap();
+        assert_eq!(mirrors.archive, "http://mirror.example/pub/debian");
+        assert_eq!(mirrors.security, "http://mirror.example/pub/debian-security");
     }
 }

@@ -81,6 +81,10 @@ pub(crate) struct Options {
     /// Look for newer kernels than those fetched before.
     #[arg(long)]
     pub(crate) update: bool,
+    /// Take kernels from below this address, which has debian and debian-security, instead of
+    /// from where this machine's apt takes Debian's packages.
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirror: Option<String>,
 }
 
 impl Options {
@@ -121,7 +125,7 @@ pub(crate) fn kernels(root: &Path, options: &Options) -> Result<()> {
     let bench = Bench::build(root, options)?;
     let mut columns = Vec::new();
     let mut kernels = Vec::new();
-    let mut archive = Archive::new(bench.cache.clone(), options.update);
+    let mut archive = Archive::new(bench.cache.clone(), options.update, options.mirror.clone());
     for version in &asked {
         if version == HOST {
             columns.push(told(HOST, bench.run_here(as_root)));
