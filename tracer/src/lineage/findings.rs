@@ -1,6 +1,8 @@
 //! Findings while the run goes on: opened, resolved, reopened, void.
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
+
+use hashbrown::HashMap;
 
 use super::{
     Lineage,

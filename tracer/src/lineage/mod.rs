@@ -21,15 +21,14 @@ mod life;
 pub mod model;
 mod outcome;
 mod recover;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    rc::Rc,
-    time::Duration,
-};
+use std::{collections::VecDeque, rc::Rc, time::Duration};
+
+use hashbrown::{HashMap, HashSet};
 
 pub use event::{BlockedThread, Event, Observation, ObservedParent, RecoveredProcess};
 pub use life::{Life, Reaper};
@@ -458,8 +457,7 @@ impl Lineage {
     /// The children of a dead parent: the living are orphans; the dead were reaped by it, unless
     /// the kernel said otherwise.
     fn leave_children(&mut self, parent: ProcessId, at: Nanos, uncounted: bool) {
-        let Some(entry) = self.table.get(parent) else { return };
-        for child in entry.children.clone() {
+        for child in self.table.children(parent) {
             let Some(entry) = self.table.get_mut(child) else { continue };
             if entry.is_alive() {
                 entry.orphaned_at.get_or_insert(at);

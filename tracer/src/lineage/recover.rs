@@ -1,9 +1,8 @@
 //! After records were lost: `PROCS` is the truth, and the core converges to it.
 
-use std::{
-    collections::{HashMap, HashSet},
-    rc::Rc,
-};
+use std::rc::Rc;
+
+use hashbrown::{HashMap, HashSet};
 
 use super::{
     Lineage,

@@ -10,13 +10,15 @@
 //! An entry goes when its process is reaped, nobody that it forked has an entry, and no finding
 //! needs it.
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
+use hashbrown::HashMap;
 use tracer_common::WaitCounts;
 
 use super::{
     event::BlockedThread,
     model::{ExitStatus, Nanos, Pids, ProcessId},
+    store::{Links, Store},
 };
 
 /// What a process executes, shared with the children it forks until they execute their own.
@@ -118,6 +120,7 @@ pub(crate) const WANT_ENTRY: u8 = 32;
 /// One process.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    pub(crate) id: ProcessId,
     /// Who forked it; of its ancestors the nearest that is kept, see [`Table::shorten`].
     pub(crate) forker: ProcessId,
     /// Generations left out between `forker` and it.
@@ -140,15 +143,36 @@ pub(crate) struct Entry {
     pub(crate) signal: Option<Box<SignalSent>>,
     pub(crate) waits: Option<Box<WaitCounts>>,
     pub(crate) blocked: Option<Box<(BlockedThread, Nanos)>>,
-    /// Those whose parent it is now, in no order.
-    pub(crate) children: Vec<ProcessId>,
-    /// Where it stands among its parent's `children`.
-    position: usize,
+    pub(crate) links: Links,
     /// Entries whose forker it is, plus findings that name it.
     pub(crate) holds: u32,
 }
 
 impl Entry {
+    /// One that lives.
+    pub(crate) fn new(id: ProcessId, forker: ProcessId, parent: ProcessId, pids: Pids) -> Self {
+        Self {
+            id,
+            forker,
+            elided: 0,
+            parent,
+            first_parent: parent,
+            pids,
+            program: Rc::default(),
+            flags: 0,
+            exec_at: Nanos(0),
+            wanted: 0,
+            end: None,
+            reap: Reap::Pending,
+            orphaned_at: None,
+            signal: None,
+            waits: None,
+            blocked: None,
+            links: Links::default(),
+            holds: 0,
+        }
+    }
+
     /// Whether it has not died.
     pub(crate) fn is_alive(&self) -> bool {
         self.end.is_none()
@@ -163,9 +187,7 @@ impl Entry {
 /// All entries.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    entries: HashMap<ProcessId, Entry>,
-    /// The last owner of each pid in the tracer's PID namespace.
-    by_local_pid: HashMap<u32, ProcessId>,
+    entries: Store,
     live: u64,
     /// Entries of processes that are gone from the kernel, kept for their descendants.
     gone: usize,
@@ -203,11 +225,11 @@ impl Forgotten {
 
 impl Table {
     pub(crate) fn get(&self, id: ProcessId) -> Option<&Entry> {
-        self.entries.get(&id)
+        self.entries.get(id)
     }
 
     pub(crate) fn get_mut(&mut self, id: ProcessId) -> Option<&mut Entry> {
-        self.entries.get_mut(&id)
+        self.entries.get_mut(id)
     }
 
     /// How many live.
@@ -218,32 +240,32 @@ impl Table {
     /// Everyone alive, oldest first.
     pub(crate) fn alive(&self) -> Vec<ProcessId> {
         let mut alive: Vec<_> =
-            self.entries.iter().filter(|(_, entry)| entry.is_alive()).map(|(&id, _)| id).collect();
+            self.entries.iter().filter(|entry| entry.is_alive()).map(|entry| entry.id).collect();
         alive.sort_unstable_by_key(|id| (id.start, id.pid));
         alive
     }
 
     /// How many are such.
     pub(crate) fn count(&self, such: impl Fn(&Entry) -> bool) -> u64 {
-        let count = self.entries.values().filter(|entry| such(entry)).count();
+        let count = self.entries.iter().filter(|entry| such(entry)).count();
         u64::try_from(count).unwrap_or(u64::MAX)
     }
 
     /// Everyone with an entry, oldest first.
     pub(crate) fn ids(&self) -> Vec<ProcessId> {
-        let mut ids: Vec<_> = self.entries.keys().copied().collect();
+        let mut ids: Vec<_> = self.entries.iter().map(|entry| entry.id).collect();
         ids.sort_unstable_by_key(|id| (id.start, id.pid));
         ids
     }
 
     /// The last process that had this pid in the tracer's PID namespace, if it still has an entry.
     pub(crate) fn last_owner(&self, local: u32) -> Option<ProcessId> {
-        self.by_local_pid.get(&local).copied()
+        self.entries.last_owner(local)
     }
 
     /// The live process with this pid in the tracer's PID namespace.
     pub(crate) fn by_local_pid(&self, pid: u32) -> Option<ProcessId> {
-        self.by_local_pid.get(&pid).copied().filter(|&id| self.get(id).is_some_and(Entry::is_alive))
+        self.last_owner(pid).filter(|&id| self.get(id).is_some_and(Entry::is_alive))
     }
 
     /// Whether it had an entry and was let go, as far as is remembered.
@@ -259,43 +281,22 @@ impl Table {
         parent: ProcessId,
         pids: Pids,
     ) -> bool {
-        if self.entries.contains_key(&id) {
+        if self.entries.contains(id) {
             return false;
         }
-        let program = self.get(forker).map(|entry| Rc::clone(&entry.program)).unwrap_or_default();
-        let entry = Entry {
-            forker,
-            elided: 0,
-            parent,
-            first_parent: parent,
-            pids,
-            program,
-            flags: 0,
-            exec_at: Nanos(0),
-            wanted: 0,
-            end: None,
-            reap: Reap::Pending,
-            orphaned_at: None,
-            signal: None,
-            waits: None,
-            blocked: None,
-            children: Vec::new(),
-            position: 0,
-            holds: 0,
-        };
-        self.entries.insert(id, entry);
-        self.hold(forker);
-        self.link(id, parent);
-        if let Some(local) = pids.local {
-            self.by_local_pid.insert(local, id);
+        let mut entry = Entry::new(id, forker, parent, pids);
+        if let Some(forker) = self.get_mut(forker) {
+            forker.holds += 1;
+            entry.program = Rc::clone(&forker.program);
         }
+        self.entries.insert(entry);
         self.live += 1;
         true
     }
 
     /// Records an end. The first time it says so; a later one only corrects the status.
     pub(crate) fn end(&mut self, id: ProcessId, at: Nanos, status: Option<ExitStatus>) -> bool {
-        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        let Some(entry) = self.entries.get_mut(id) else { return false };
         match &mut entry.end {
             Some(end) => {
                 end.status = status.or(end.status);
@@ -312,44 +313,17 @@ impl Table {
 
     /// Makes `parent` the parent of `id`.
     pub(crate) fn reparent(&mut self, id: ProcessId, parent: ProcessId) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        let before = std::mem::replace(&mut entry.parent, parent);
-        if before == parent {
-            return;
-        }
-        let position = entry.position;
-        self.unlink(id, before, position);
-        self.link(id, parent);
+        self.entries.reparent(id, parent);
     }
 
-    /// Adds `id` to the children of `parent`, if that has an entry.
-    fn link(&mut self, id: ProcessId, parent: ProcessId) {
-        let Some(parent) = self.entries.get_mut(&parent) else { return };
-        let position = parent.children.len();
-        parent.children.push(id);
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.position = position;
-        }
-    }
-
-    /// Takes `id` from the children of `parent`, among which it stands at `position`. Constant
-    /// time: the last one takes its place.
-    fn unlink(&mut self, id: ProcessId, parent: ProcessId, position: usize) {
-        let Some(parent) = self.entries.get_mut(&parent) else { return };
-        if parent.children.get(position) != Some(&id) {
-            return;
-        }
-        parent.children.swap_remove(position);
-        if let Some(&moved) = parent.children.get(position)
-            && let Some(moved) = self.entries.get_mut(&moved)
-        {
-            moved.position = position;
-        }
+    /// Those whose parent it is now, in the order in which they became its children.
+    pub(crate) fn children(&self, id: ProcessId) -> Vec<ProcessId> {
+        self.entries.children(id)
     }
 
     /// Keeps an entry until [`Table::release`]. `false`: there is none.
     pub(crate) fn hold(&mut self, id: ProcessId) -> bool {
-        self.entries.get_mut(&id).is_some_and(|entry| {
+        self.entries.get_mut(id).is_some_and(|entry| {
             entry.holds += 1;
             true
         })
@@ -357,7 +331,7 @@ impl Table {
 
     /// Undoes one [`Table::hold`].
     pub(crate) fn release(&mut self, id: ProcessId) {
-        if let Some(entry) = self.entries.get_mut(&id) {
+        if let Some(entry) = self.entries.get_mut(id) {
             entry.holds = entry.holds.saturating_sub(1);
         }
         self.forget(id);
@@ -365,7 +339,7 @@ impl Table {
 
     /// It is gone from the kernel.
     pub(crate) fn mark_gone(&mut self, id: ProcessId) {
-        if let Some(entry) = self.entries.get_mut(&id)
+        if let Some(entry) = self.entries.get_mut(id)
             && !entry.is(GONE)
         {
             entry.flags |= GONE;
@@ -373,29 +347,23 @@ impl Table {
         }
     }
 
-    /// Removes the entry of a process that is gone, and it from its parent's children.
+    /// Removes the entry of a process that is gone.
     fn take_out(&mut self, id: ProcessId) -> Option<Entry> {
-        let entry = self.entries.remove(&id)?;
+        let entry = self.entries.remove(id)?;
         self.gone -= 1;
         self.forgotten.note(id);
-        if let Some(local) = entry.pids.local
-            && self.by_local_pid.get(&local) == Some(&id)
-        {
-            self.by_local_pid.remove(&local);
-        }
-        self.unlink(id, entry.parent, entry.position);
         Some(entry)
     }
 
     /// Drops an entry that nobody needs, and then perhaps its forker's, and so on upwards.
     pub(crate) fn forget(&mut self, mut id: ProcessId) {
-        while let Some(entry) = self.entries.get(&id) {
+        while let Some(entry) = self.entries.get(id) {
             if !entry.is(GONE) || entry.holds > 0 || entry.wanted != 0 {
                 return;
             }
             let Some(entry) = self.take_out(id) else { return };
             id = entry.forker;
-            if let Some(forker) = self.entries.get_mut(&id) {
+            if let Some(forker) = self.entries.get_mut(id) {
                 forker.holds = forker.holds.saturating_sub(1);
             }
         }
@@ -415,7 +383,7 @@ impl Table {
         let below = self.lines_below(&ids);
         let mut depths = HashMap::with_capacity(ids.len());
         for &id in &ids {
-            let Some(entry) = self.entries.get(&id) else { continue };
+            let Some(entry) = self.entries.get(id) else { continue };
             let depth = depths.get(&entry.forker).map_or(0, |depth: &u32| depth + 1) + entry.elided;
             depths.insert(id, depth);
             if depth < KEPT_GENERATIONS || !entry.is(GONE) || entry.wanted != 0 || entry.holds != 1
@@ -436,7 +404,7 @@ impl Table {
         let mut lines: HashMap<ProcessId, Below> = HashMap::with_capacity(ids.len());
         // A forker is older than what it forked.
         for &id in ids.iter().rev() {
-            let Some(entry) = self.entries.get(&id) else { continue };
+            let Some(entry) = self.entries.get(id) else { continue };
             let own = lines.get(&id);
             // Who lives, or is held by more than its descendants, is told of: its ancestors matter.
             let told = !entry.is(GONE) || own.is_none_or(|own| own.forked < entry.holds);
@@ -455,7 +423,7 @@ impl Table {
     /// Takes `id` out of the line between its forker and `child`.
     fn leave_out(&mut self, id: ProcessId, child: ProcessId) {
         let Some(entry) = self.take_out(id) else { return };
-        if let Some(child) = self.entries.get_mut(&child) {
+        if let Some(child) = self.entries.get_mut(child) {
             // The hold that it had on its forker is the child's now.
             child.forker = entry.forker;
             child.elided = child.elided.saturating_add(entry.elided).saturating_add(1);
