@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 
 use crate::{
     command::{self, cargo},
@@ -41,6 +42,23 @@ pub(crate) fn build_tracer(root: &Path, profile: Profile) -> Result<PathBuf> {
 /// Builds the loads that `bench` runs, and returns their program's path.
 pub(crate) fn build_load(root: &Path, profile: Profile) -> Result<PathBuf> {
     build_program(root, profile, "tracer-tests", "load")
+}
+
+/// Builds the benchmark of the core alone, and returns its program's path.
+pub(crate) fn build_core_bench(root: &Path, profile: Profile) -> Result<PathBuf> {
+    let mut command = cargo_in(root, "build");
+    command
+        .args(["--quiet", "--package", "tracer", "--bench", "core"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit());
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    let output = command.output().context("cannot run cargo")?;
+    succeed(output.status, "the build of the core's benchmark")?;
+    let told = String::from_utf8_lossy(&output.stdout);
+    let core = programs_in(&told).find(|program| program.kind == "bench");
+    core.map(|core| core.path).context("cargo does not say where the core's benchmark is")
 }
 
 fn build_program(root: &Path, profile: Profile, package: &str, name: &str) -> Result<PathBuf> {
@@ -84,28 +102,40 @@ pub(crate) fn build_end_to_end(root: &Path) -> Result<TestBinaries> {
         .context("cargo does not say where the end-to-end tests are")
 }
 
-/// What cargo's messages, one JSON object a line, say of programs.
+/// What the messages say of the end-to-end tests.
 fn test_binaries(messages: &str) -> Option<TestBinaries> {
     let mut tests = Vec::new();
     let mut workloads = Vec::new();
-    for message in messages.lines() {
-        let Ok(message) = serde_json::from_str::<serde_json::Value>(message) else {
-            continue;
-        };
-        let (Some(path), Some(name)) =
-            (message["executable"].as_str(), message["target"]["name"].as_str())
-        else {
-            continue;
-        };
-        match message["target"]["kind"][0].as_str() {
-            Some("test") => tests.push((name.to_owned(), path.into())),
-            Some("bin") => workloads.push(path.into()),
+    for Program { kind, name, path } in programs_in(messages) {
+        match kind.as_str() {
+            "test" => tests.push((name, path)),
+            "bin" => workloads.push(path),
             _ => {}
         }
     }
     tests.sort_unstable();
     let complete = !tests.is_empty() && !workloads.is_empty();
     complete.then_some(TestBinaries { tests, workloads })
+}
+
+/// A program that cargo built.
+struct Program {
+    /// `bin`, `test` or `bench`.
+    kind: String,
+    name: String,
+    path: PathBuf,
+}
+
+/// The programs in cargo's messages, one JSON object a line.
+fn programs_in(messages: &str) -> impl Iterator<Item = Program> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    messages.filter_map(|message| {
+        Some(Program {
+            kind: message["target"]["kind"][0].as_str()?.to_owned(),
+            name: message["target"]["name"].as_str()?.to_owned(),
+            path: message["executable"].as_str()?.into(),
+        })
+    })
 }
 
 /// A cargo command for the whole workspace. Its working directory stays ours, from which a relative

@@ -1,13 +1,15 @@
 //! `cargo xtask bench`: the figures of BENCHMARKS.md, each by the way that its module explains.
 //!
 //! - `pairs`: interleaved runs with and without, ratios, spreads; `loads`: what is run.
-//! - `hooks` (BPF run-time statistics), `consumption` (CPU, memory, idle), `latency`, `peers`.
+//! - `hooks` (BPF run-time statistics), `consumption` (CPU, memory, idle), `latency`, `peers`,
+//!   `core` (the sans-IO core alone).
 //! - `results`: all figures, as JSON; `page`: the same for people.
 //!
 //! Nothing here is a test: no figure fails a bench, only what cannot be measured.
 
 mod clock;
 mod consumption;
+mod core;
 mod hooks;
 mod latency;
 mod loads;
@@ -70,6 +72,9 @@ pub(crate) struct BenchOptions {
     /// Run the loads of this program instead of building it
     #[arg(long, value_name = "PROGRAM", hide = true)]
     load: Option<PathBuf>,
+    /// Run the core's benchmark of this program instead of building it
+    #[arg(long, value_name = "PROGRAM", hide = true)]
+    core: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -90,6 +95,8 @@ enum Section {
     Latency,
     /// CPU and wake-ups while nothing happens
     Idle,
+    /// The core alone, by events and bytes, with up to a million processes
+    Core,
     /// forkstat, bpftrace, strace and a /proc scanner; the same as --peers
     Peers,
 }
@@ -124,15 +131,19 @@ pub(crate) fn bench(root: &Path, options: &BenchOptions) -> Result<()> {
         Some(load) => load.clone(),
         None => build::build_load(root, profile)?,
     };
+    let core = match &options.core {
+        Some(core) => core.clone(),
+        None => build::build_core_bench(root, profile)?,
+    };
     if Root::probe() != Root::Ours {
-        return Err(again_as_root(&tracer, &load)?);
+        return Err(again_as_root(&tracer, &load, &core)?);
     }
     let mut results = match &options.from {
         Some(file) => Results::read(file)?,
         None => Results::default(),
     };
     let folder = tempfile::tempdir().context("make a temporary folder")?;
-    let programs = Programs { tracer, load, folder };
+    let programs = Programs { tracer, load, core, folder };
     results.describe(root, options.tracer.is_some())?;
     let measured = measure(root, options, &programs, &mut results);
     results.load_average.1 = machine::load_average();
@@ -203,6 +214,10 @@ fn measure(
         results.idle = Some(consumption::idle(programs, sizes.idle)?);
         Ok(())
     })?;
+    timed(Section::Core, "the core alone", &mut || {
+        results.core = core::measure(programs, options.quick)?;
+        Ok(())
+    })?;
     timed(Section::Peers, "peers", &mut || {
         peers::install()?;
         let pairs = pairs.div_ceil(2);
@@ -212,12 +227,12 @@ fn measure(
 }
 
 /// The same bench as root, of what the user has built.
-fn again_as_root(tracer: &Path, load: &Path) -> Result<anyhow::Error> {
+fn again_as_root(tracer: &Path, load: &Path, core: &Path) -> Result<anyhow::Error> {
     let xtask = std::env::current_exe().context("cannot find our own program")?;
     let mut again: Command = Root::probe().command(&xtask)?;
     let given: Vec<_> = std::env::args_os().skip(1).collect();
     again.args(&given);
-    for (option, program) in [("--tracer", tracer), ("--load", load)] {
+    for (option, program) in [("--tracer", tracer), ("--load", load), ("--core", core)] {
         let is_given = given.iter().any(|word| word.to_string_lossy().starts_with(option));
         if !is_given {
             again.arg(option).arg(program);

@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use super::{
     DEFAULT_PAIRS,
     consumption::{EventCost, bytes_per_process},
+    core::Core,
     hooks::{BUDGETED, HookCosts},
     latency::{Latency, Zombies},
     loads::Loop,
@@ -60,6 +61,10 @@ fn write_page(page: &mut String, results: &Results) -> fmt::Result {
             idle.wakeups
         )?;
     }
+    if !results.core.is_empty() {
+        writeln!(page, "\n## The core alone\n\n{CORE}\n")?;
+        core(page, &results.core)?;
+    }
     if !results.peers.is_empty() {
         writeln!(page, "\n## Beside what people use today\n\n{PEERS}\n")?;
         peers(page, results)?;
@@ -99,6 +104,12 @@ whose first byte is waited for. Zombie: the report comes when COMMAND has ended,
 tracer looks is found from outside: a parent reaps each zombie a known time after its deadline
 (`--zombie-after 200ms` after the child's own stamp), and tracer opens a finding only for one that it
 still found standing.";
+
+const CORE: &str = "\
+`cargo bench --package tracer --bench core`, a criterion benchmark: synthetic histories, no kernel.
+`deep`: each process forks the next; `wide`: one forks all others; `churn`: processes come, execute,
+end and are reaped beside so many that live, ten million events in all. Bytes are counted by the
+allocator. Time of growing is in `deep` and `wide`, so each entry is one that no cache has seen.";
 
 const PEERS: &str = "\
 Tools that watch the host run beside the load, from before it until they print no more; strace goes
@@ -226,6 +237,10 @@ fn all_budgets(results: &Results) -> Vec<Budget> {
     }
     if let Some(bytes) = bytes_per_process(&results.memory) {
         add("a live process", 400.0, "bytes", bytes, None);
+    }
+    for Core { shape, live, event_ns, event_ns_95: (low, high), .. } in &results.core {
+        let what = format!("core alone, an event of `{shape}` with {live} alive");
+        add(&what, 1000.0, "ns", *event_ns, Some((*low, *high)));
     }
     if let Some(idle) = &results.idle {
         add("CPU at idle", 0.1, "%", idle.cpu_percent, None);
@@ -392,6 +407,23 @@ fn spreads(page: &mut String, unit: &str, rows: &[(&str, &Spread)]) -> fmt::Resu
             "| {name} | {count} | {median:.1} | {quartile_1:.1} to {quartile_3:.1} | {} | {min:.1} | \
              {max:.1} |",
             interval(spread)
+        )?;
+    }
+    Ok(())
+}
+
+fn core(page: &mut String, all: &[Core]) -> fmt::Result {
+    writeln!(
+        page,
+        "| History | Live processes | ns an event | 95 % of median | Million events a second | Bytes \
+         a live process |\n| --- | --- | --- | --- | --- | --- |"
+    )?;
+    for Core { shape, live, bytes, event_ns, event_ns_95: (low, high) } in all {
+        let bytes = bytes.map_or_else(String::new, |bytes| bytes.to_string());
+        writeln!(
+            page,
+            "| {shape} | {live} | {event_ns:.0} | {low:.0} to {high:.0} | {:.2} | {bytes} |",
+            1e3 / event_ns
         )?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The two programs of a bench, and how a load is run under one and without it.
+//! The programs of a bench, and how a load is run under one and without it.
 
 use std::{
     ffi::OsStr,
@@ -14,11 +14,12 @@ use tempfile::TempDir;
 
 use crate::command::restore_environment;
 
-/// tracer, the program of the loads, and a folder for what runs leave.
+/// tracer, the program of the loads, the core's benchmark, and a folder for what runs leave.
 #[derive(Debug)]
 pub(crate) struct Programs {
     pub(crate) tracer: PathBuf,
     pub(crate) load: PathBuf,
+    pub(crate) core: PathBuf,
     pub(crate) folder: TempDir,
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     consumption::{EventCost, Idle, Memory},
+    core::Core,
     hooks::HookCosts,
     latency::Latency,
     loads::{Loop, Startup},
@@ -35,6 +36,8 @@ pub(crate) struct Results {
     pub(crate) startup: Option<Startup>,
     pub(crate) latency: Option<Latency>,
     pub(crate) idle: Option<Idle>,
+    #[serde(default)]
+    pub(crate) core: Vec<Core>,
     pub(crate) peers: Vec<Peer>,
 }
 
