@@ -8,7 +8,7 @@
 use libfuzzer_sys::fuzz_target;
 use tracer::lineage::{
     BlockedThread, Config, Event, FindingKind, Lineage, Nanos, Observation, ObservedParent, Pids,
-    Policy, ProcessId, RecoveredProcess, Resources,
+    Policy, ProcessId, Reading, RecoveredProcess, Resources,
 };
 use tracer_common::WaitCounts;
 
@@ -131,28 +131,37 @@ impl Step<'_> {
         }
     }
 
-    /// Everything that was read after a loss.
-    fn reading(&self) -> Event<'static> {
-        Event::Recovered {
-            at: self.at(),
-            processes: self.recovered(),
-            tracked: self.byte(6).into(),
-            dropped: self.byte(7).into(),
-            dropped_unreaped: u64::from(self.byte(7) & 3),
-            failed: u64::from(self.byte(6) & 1),
-        }
+    /// Everything that is read after a loss.
+    fn reading(&self) -> Reading {
+        let mut reading = Reading::new(self.at(), self.recovered());
+        reading.tracked = self.byte(6).into();
+        reading.dropped = self.byte(7).into();
+        reading.dropped_unreaped = u64::from(self.byte(7) & 3);
+        reading.failed = u64::from(self.byte(6) & 1);
+        reading
     }
 }
 
 fuzz_target!(|bytes: &[u8]| {
     let mut lineage = Lineage::new(Config { tell_lives: true, ..Config::default() });
+    // Records go on while the table is read.
+    let mut under_way: Option<Reading> = None;
     for step in bytes.chunks(16).map(Step) {
         match step.byte(0) {
-            250.. => lineage.handle(step.reading()),
+            250.. => match under_way.take() {
+                Some(reading) => reading.into_events().for_each(|event| lineage.handle(event)),
+                None => under_way = Some(step.reading()),
+            },
             249 => lineage.look_for_the_last_time(),
             248 => lineage.end_grace(),
             240..248 => lineage.handle_timeout(step.at()),
-            _ => lineage.handle(step.event()),
+            _ => {
+                let event = step.event();
+                if let Some(reading) = &mut under_way {
+                    reading.note(&event);
+                }
+                lineage.handle(event);
+            }
         }
         let _ = lineage.next_deadline();
         while lineage.poll_output().is_some() {}
