@@ -11,7 +11,8 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    fs,
+    fs::{self, File},
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, OnceLock, PoisonError},
@@ -154,7 +155,7 @@ fn told(title: &str, column: Result<Column>) -> Column {
 
 /// Everything that the columns have in common.
 struct Bench {
-    /// `target/kernels`: kernels, and the consoles of the last runs.
+    /// `target/kernels`: kernels, and of the last runs the consoles and what failed tests said.
     cache: PathBuf,
     built: Built,
     tests: Vec<Test>,
@@ -194,6 +195,12 @@ impl Bench {
         Suite { tests, tracer, jobs, seconds, slowness }
     }
 
+    /// A new file for what failed tests say. The matrix shows the same, hours later.
+    fn failures(&self, title: &str) -> Result<File> {
+        let path = self.cache.join(format!("failures-{title}.log"));
+        File::create(&path).with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// The column of this machine's own kernel.
     fn run_here(&self, as_root: Root) -> Result<Column> {
         let suite = self.cache.join("suite.json");
@@ -202,7 +209,7 @@ impl Bench {
         let mut command = as_root.command(&xtask)?;
         command.arg("run-suite").arg(&suite);
         let patience = Patience { start: BOOT, silence: Duration::from_secs(2 * SECONDS) };
-        column::watch(HOST, &mut command, patience, &progress(HOST))
+        column::watch(HOST, &mut command, patience, &progress(HOST, self.failures(HOST)?))
     }
 
     /// The columns of these kernels, in their order. An emulated machine has use for one processor
@@ -242,7 +249,8 @@ impl Bench {
             qemu::Machine { image: &kernel.image, initramfs: &initramfs, console: console.clone() };
         let patience = Patience { start: BOOT, silence: Duration::from_secs(2 * SECONDS_EMULATED) };
         let mut command = machine.command()?;
-        let mut column = column::watch(&title, &mut command, patience, &progress(&title))?;
+        let progress = progress(&title, self.failures(&title)?);
+        let mut column = column::watch(&title, &mut command, patience, &progress)?;
         let said = fs::read(&console).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
         column.failures.extend(defects_in(&said));
@@ -276,13 +284,18 @@ fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A line for each test, while the suite runs.
-fn progress(title: &str) -> impl Fn(&Outcome) {
+/// A line for each test, while the suite runs; what failed tests said, to a file.
+fn progress(title: &str, failures: File) -> impl Fn(&Outcome) {
     move |outcome| {
         let Outcome { test, verdict, seconds } = outcome;
         match verdict {
             Verdict::Ok => eprintln!("{title}: ok {test} ({seconds:.1} s)"),
-            Verdict::Failed { .. } => eprintln!("{title}: FAIL {test} ({seconds:.1} s)"),
+            Verdict::Failed { output } => {
+                eprintln!("{title}: FAIL {test} ({seconds:.1} s)");
+                if let Err(error) = writeln!(&failures, "---- {test}\n{output}") {
+                    eprintln!("{title}: its output cannot be kept: {error}");
+                }
+            }
             Verdict::Skipped { reason } => eprintln!("{title}: skip {test}: {reason}"),
         }
     }

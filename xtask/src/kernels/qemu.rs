@@ -72,9 +72,14 @@ fn command_line() -> String {
         "random.trust_cpu=on",
         // The emulated timer may be late in the boot's check of it.
         "no_timer_check",
+        // The watchdog of clocks would find the emulated counter of cycles late on a busy host, and
+        // turn to a clock that is slow to read.
+        "tsc=reliable",
         // Emulated processors stand still whenever the host has other things to do.
         "rcupdate.rcu_cpu_stall_suppress=1",
         "nowatchdog",
+        // What guards against other users of the processor only costs time here.
+        "mitigations=off",
         "-- guest",
     ];
     options.join(" ")
