@@ -14,11 +14,11 @@ use tracer_tests::truth::account::{Account, PATIENCE};
 use tracer_tests::truth::compare::{Score, compare};
 use tracer_tests::truth::expect::Truth;
 use tracer_tests::truth::plan::{End, Plan};
-use tracer_tests::{Finished, Run, binary};
+use tracer_tests::{Finished, Run, binary, sys};
 
 /// Plans played at once: most of what they do is to let things stand.
 const AT_ONCE: usize = 4;
-/// Plans of an ordinary run.
+/// Plans of an ordinary run, on a slow machine so many times fewer.
 const PLANS: u64 = 60;
 /// Processes of a plan, at least.
 const SIZE: u64 = 200;
@@ -31,7 +31,8 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn tracer_says_of_every_process_what_is_so() {
     let seed = number("TRACER_TEST_SEED");
-    let plans = number("TRACER_TEST_PLANS").unwrap_or(if seed.is_some() { 1 } else { PLANS });
+    let usual = PLANS / u64::from(sys::slowness());
+    let plans = number("TRACER_TEST_PLANS").unwrap_or(if seed.is_some() { 1 } else { usual });
     let first = seed.unwrap_or(1);
     let size = number("TRACER_TEST_SIZE").unwrap_or(SIZE);
     let (next, last) = (AtomicU64::new(first), first + plans);

@@ -12,11 +12,13 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::thread::futex;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use crate::sys::{LIFE_SECONDS, Pid};
+use crate::sys::{self, LIFE_SECONDS, Pid};
 
-/// Longest wait of one process for another. They end by themselves after that time.
+/// Longest wait of one process for another, on a slow machine so much longer. They end by themselves
+/// after that time.
 pub const PATIENCE: Duration = Duration::from_secs(LIFE_SECONDS as u64);
-/// A time for which the machine does not run somebody who is ready is told from here.
+/// A time for which the machine does not run somebody who is ready is told from here, on a slow one
+/// from so much more: a third of the thresholds, which grow alike.
 pub const STALL: Duration = Duration::from_millis(100);
 /// Stalls that there is room for.
 const STALLS: usize = 256;
@@ -194,7 +196,7 @@ impl Slot {
 
     /// Waits until it has come to a stage.
     pub fn until(&self, stage: Stage) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE * sys::slowness();
         let second = Timespec { tv_sec: 1, tv_nsec: 0 };
         loop {
             let now = self.stage.load(SeqCst);

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use crate::sys;
+
 /// Number of a process in its plan; 0 is the root.
 pub type Id = usize;
 
@@ -160,7 +162,7 @@ impl Node {
     }
 }
 
-/// When something that stands is a leak.
+/// When something that stands is a leak: on a slow machine so much later.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// `--zombie-after`.
@@ -189,10 +191,11 @@ impl Plan {
     #[must_use]
     pub fn new(seed: u64, size: usize) -> Self {
         let mut rng = Rng::with_seed(seed);
+        let milliseconds = |count| Duration::from_millis(count) * sys::slowness();
         let settings = Settings {
-            zombie_after: Duration::from_millis(if rng.u8(..5) == 0 { 0 } else { 300 }),
-            init_zombie_after: Duration::from_millis(300),
-            grace: Duration::from_millis(700),
+            zombie_after: milliseconds(if rng.u8(..5) == 0 { 0 } else { 300 }),
+            init_zombie_after: milliseconds(300),
+            grace: milliseconds(700),
             outside_reaps: rng.u8(..4) != 0,
         };
         let mut writer =

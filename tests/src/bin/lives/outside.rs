@@ -54,7 +54,7 @@ fn watch_for_stalls(head: &'static Head) {
 
 fn tell_stalls(head: &Head) -> ! {
     const TICK: Duration = Duration::from_millis(20);
-    let stall = u64::try_from(STALL.as_nanos()).expect("a part of a second");
+    let stall = u64::try_from((STALL * sys::slowness()).as_nanos()).expect("a part of a second");
     loop {
         let before = now();
         std::thread::sleep(TICK);

@@ -176,7 +176,7 @@ fn until_adopted(stage: &'static Stage, me: Id) {
 
 /// Looks until there is something: for what no descriptor announces.
 pub(crate) fn patiently<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE * sys::slowness();
     loop {
         if let Some(found) = look() {
             return found;
