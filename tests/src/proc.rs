@@ -100,6 +100,14 @@ pub fn per_namespace_pid_max() -> Result<(), String> {
     if version >= (6, 14) { Ok(()) } else { Err(format!("{release} has one pid_max for all")) }
 }
 
+/// Whether the memory of a map counts in the cgroup of who makes it; the reason where it does not.
+/// Before 5.11 it counts as locked memory, of which root may have what the machine has.
+pub fn charges_maps_to_cgroups() -> Result<(), String> {
+    let (release, version) = kernel();
+    let reason = || format!("{release} charges no cgroup for the memory of maps");
+    (version >= (5, 11)).then_some(()).ok_or_else(reason)
+}
+
 /// Live and dead children of a process, any of its threads'.
 #[must_use]
 pub fn children(pid: Pid) -> Vec<Pid> {

@@ -30,8 +30,10 @@ fn expect_refused(finished: &Finished, marker: &std::path::Path, words: &[&str])
 
 #[test]
 fn too_few_descriptors_to_start_are_said_and_never_a_panic() {
-    let mut ran = 0;
-    for most in (6..64).step_by(2) {
+    // A start takes seconds on a slow machine.
+    let limits = (6..64).step_by(if sys::slowness() > 1 { 8 } else { 2 });
+    let (mut ran, tried) = (0, limits.len());
+    for most in limits {
         let run = Run::command(["touch"]).without_report().under(with_open_files(most));
         let marker = run.path("marker");
         let finished = run.arguments([marker.clone()]).finish();
@@ -43,7 +45,7 @@ fn too_few_descriptors_to_start_are_said_and_never_a_panic() {
         }
     }
     // Both sides of the limit were seen.
-    assert!((1..29).contains(&ran), "COMMAND ran {ran} times");
+    assert!((1..tried).contains(&ran), "COMMAND ran {ran} times of {tried}");
 }
 
 /// The report that `--format json` printed last.
@@ -171,6 +173,9 @@ fn leaks_are_found_without_a_thread_to_be_had() {
 
 #[test]
 fn table_that_memory_does_not_suffice_for_is_refused_before_the_command_starts() {
+    if let Err(reason) = proc::charges_maps_to_cgroups() {
+        return skip(&reason);
+    }
     let cgroup = match Cgroup::with_memory(200 << 20) {
         Ok(cgroup) => cgroup,
         Err(reason) => return skip(&reason),
@@ -187,7 +192,9 @@ fn table_that_memory_does_not_suffice_for_is_refused_before_the_command_starts()
 
 #[test]
 fn tracer_that_runs_out_of_memory_calls_nothing_clean_and_spares_the_command() {
-    let run = Run::workload(["storm", "children=400", "waves=20", "daemons=1"]).grace("300ms");
+    let waves = (20 / sys::slowness()).max(2);
+    let storm = ["storm", "children=400", &format!("waves={waves}"), "daemons=1"].map(String::from);
+    let run = Run::workload(storm).grace("300ms");
     let running = run.standing_for("standing", Duration::ZERO).patience(MINUTES).start();
     running.held("storm");
     // Less than it has: whatever it asks for from now on is refused.
@@ -196,7 +203,8 @@ fn tracer_that_runs_out_of_memory_calls_nothing_clean_and_spares_the_command() {
     let finished = running.finish();
     // Right all the same, or ended by an abort.
     assert_ne!(finished.status.code(), Some(0), "{finished:#}");
-    assert_eq!(finished.eventually("stormed").number("started"), 8002);
+    let started = i64::from(1 + waves * 400 + 1);
+    assert_eq!(finished.eventually("stormed").number("started"), started);
     // And the next one works.
     Run::workload(["exit"]).finish().expect_nothing_found();
 }
