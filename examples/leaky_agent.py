@@ -15,6 +15,7 @@ import sys
 import time
 
 LIFE = 60  # seconds
+TIMEOUT = float(os.environ.get("TOOL_TIMEOUT", "0.3"))  # seconds
 
 
 def bounded():
@@ -35,7 +36,7 @@ def start_dev_server():
 def run_tests():
     """Leak 2: the timeout kills the shell, and not what the shell started."""
     try:
-        subprocess.run(f"sleep {LIFE}; echo passed", shell=True, timeout=0.3)
+        subprocess.run(f"sleep {LIFE}; echo passed", shell=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         return "timed out, killed"
 

@@ -2,10 +2,16 @@
 
 use tracer_tests::{Run, binary, proc, sys};
 
+/// The example. Its tool's shell comes to its command before the tool's time is over.
+fn leaky_agent() -> Run {
+    let example = binary::workspace().join("examples/leaky_agent.py");
+    let seconds = sys::slowness().to_string();
+    Run::command([binary::python(), &example]).env("TOOL_TIMEOUT", seconds)
+}
+
 #[test]
 fn leaky_agent_is_caught_four_times() {
-    let example = binary::workspace().join("examples/leaky_agent.py");
-    let finished = Run::command([binary::python(), &example]).finish();
+    let finished = leaky_agent().finish();
     for survivor in finished.findings_of("survivor") {
         let pid = survivor.process()["pid"].as_i64().and_then(|pid| sys::Pid::try_from(pid).ok());
         finished.guard(pid.expect("a survivor has a pid"));
@@ -33,11 +39,9 @@ fn leaky_agent_is_caught_four_times() {
 
 #[test]
 fn leaky_agent_ends_well_by_itself() {
-    let example = binary::workspace().join("examples/leaky_agent.py");
     // Below an adopter of our own, so that all it leaves can be told from the rest of the host.
     let around = [binary::workload().as_os_str(), "subreaper".as_ref(), "--".as_ref()];
-    let run = Run::command([binary::python(), &example]).alone().under(around);
-    let running = run.start();
+    let running = leaky_agent().alone().under(around).start();
     let adopter = sys::open_pidfd(running.fact("around").pid).unwrap();
     let agent = proc::until("the agent", || proc::children(running.pid).first().copied());
     // Stopped while the agent still works, so that it can neither reap nor end before a look.
