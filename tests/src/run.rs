@@ -112,6 +112,12 @@ impl Run {
         self.zombie_after(&format!("{}s", seconds * sys::slowness()))
     }
 
+    /// Sets `--grace` to so many seconds, on a slow machine so much more: longer than anything takes
+    /// that ends by itself.
+    pub fn grace_patience(self, seconds: u32) -> Self {
+        self.grace(&format!("{}s", seconds * sys::slowness()))
+    }
+
     /// Starts tracer below this command line, which ends with what runs its arguments.
     pub fn under<T: Into<OsString>>(mut self, command: impl IntoIterator<Item = T>) -> Self {
         self.under = command.into_iter().map(Into::into).collect();

@@ -93,10 +93,15 @@ fn judge(plans: u64, size: u64, score: &Score, failed: &[u64]) {
     println!("precision {:.4} %", right(processes + reported, score.made_up.len()));
     let lines: Vec<String> = failed.iter().map(|&seed| reproducer(seed, size)).collect();
     assert!(failed.is_empty(), "{} of {plans} plans failed:\n{}", failed.len(), lines.join("\n"));
+    assert!(*expected > 0, "the plans did not do what they are for");
+    if sys::slowness() > 1 {
+        // There the bounds of most times are wide: what is sure nevertheless was right.
+        return;
+    }
     // Of a machine that is too busy little can be said.
     assert!(*either * 50 <= *processes, "{either} findings on a threshold");
     assert!(either + stalled < *expected, "too few findings are sure: the machine is too busy");
-    assert!(*under_1_ms > 0 && *expected > 0, "the plans did not do what they are for");
+    assert!(*under_1_ms > 0, "no process lived for less than 1 ms");
 }
 
 /// Plays a plan under tracer and compares.

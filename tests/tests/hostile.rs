@@ -208,7 +208,7 @@ fn stranger_with_the_pid_of_a_process_that_ended_within_grace_is_none_of_ours() 
     // The adopter reaps at once, so that the pid is free at once.
     let around =
         [binary::workload().as_os_str(), "subreaper".as_ref(), "reaps=yes".as_ref(), "--".as_ref()];
-    let running = Run::workload(["outlives-briefly"]).under(around).grace("3s").start();
+    let running = Run::workload(["outlives-briefly"]).under(around).grace_patience(3).start();
     let brief = running.held("brief").pid;
     sys::until_dead(running.fact("brief").pid_of("root"));
     running.release("brief");

@@ -167,7 +167,7 @@ fn clean_storm_past_a_stopped_tracer_is_clean_or_inconclusive() {
 fn children_reaped_in_time_while_tracer_was_stopped_are_no_finding() {
     // What the default ring holds: nothing is lost, and every deadline passed meanwhile.
     let run = Run::workload(["storm", "children=200", "waves=2"]).options(["--strict"]);
-    let run = run.zombie_after("2s").standing_for("standing", Duration::from_secs(4));
+    let run = run.zombie_after_patience(2).standing_for("standing", Duration::from_secs(4));
     let running = rage_unwatched(run);
     let command = proc::children(running.pid);
     command.iter().for_each(|&pid| sys::until_dead(pid));

@@ -54,6 +54,7 @@ fn process_that_wakes_up_again_is_resolved() {
 fn short_uninterruptible_sleep_is_no_finding() {
     let finished = Run::workload(["vfork-holds"])
         .grace("10s")
+        .zombie_after_patience(2)
         .standing_for("standing", LONG)
         .standing_for("holder", LONG / 2)
         .finish();
