@@ -94,6 +94,8 @@ pub struct Settings {
     pub exit_has_group_dead: u32,
     /// 1 where `mark_victim`'s first argument is a pid instead of a task (5.10).
     pub oom_has_pid: u32,
+    /// 1 where the hooks of tracepoints may be preempted (after 6.18) and every vital one comes twice.
+    pub hooks_twice: u32,
     /// 1 to log diagnostics through aya-log.
     pub log: u32,
 }

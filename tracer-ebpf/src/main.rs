@@ -3,6 +3,12 @@
 //! Each entry decides whether the process is one of ours, brings its entry in `PROCS` up to date,
 //! and sends a record. All of them run on every process of the host, so the first thing each does
 //! is to leave.
+//!
+//! The kernel does not run a program on a CPU on which it runs already (`prog->active`). After 6.18
+//! a program on a tracepoint may be preempted (`__DECLARE_TRACE()` guards its callbacks by SRCU
+//! instead of disabling preemption), and whoever runs on that CPU then forks, exits or is freed
+//! without it. So where that can be, the vital ones are attached twice, the second as another
+//! program, `tracer_..._again`: that does what the first did not.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -33,8 +39,8 @@ use aya_log_ebpf::debug;
 use tracer_common::{
     EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_EXE_TRUNCATED, EXIT_CHILDREN_UNCOUNTED,
     ExecRecord, ExitRecord, FORK_ROOT, ForkRecord, MAX_ARGS, MAX_EXE, PROC_CHILDREN_UNCOUNTED,
-    PROC_OOM, PROC_ROOT, PROC_UNREAPED, RecordKind, ReleaseRecord, SignalRecord, UNREAPED_NOT_YET,
-    UnreapedRecord,
+    PROC_OOM, PROC_ROOT, PROC_TOMBSTONE, PROC_UNREAPED, RecordKind, ReleaseRecord, SignalRecord,
+    UNREAPED_NOT_YET, UnreapedRecord,
 };
 
 use crate::{
@@ -52,6 +58,17 @@ const CHILDREN_AT_ONCE: u32 = 64;
 /// A process was created; it has not run yet. Arguments: the forking task, the new one.
 #[btf_tracepoint(function = "sched_process_fork")]
 fn tracer_fork(ctx: BtfTracePointContext) -> i32 {
+    forked(&ctx, false)
+}
+
+/// See the head of this file.
+#[btf_tracepoint(function = "sched_process_fork")]
+fn tracer_fork_again(ctx: BtfTracePointContext) -> i32 {
+    forked(&ctx, true)
+}
+
+#[inline(always)]
+fn forked(ctx: &BtfTracePointContext, again: bool) -> i32 {
     // SAFETY: the tracepoint's arguments.
     let (current, child) = unsafe { (Task::new(ctx.arg(0)), Task::new(ctx.arg(1))) };
     let pid = child.tgid();
@@ -80,6 +97,10 @@ fn tracer_fork(ctx: BtfTracePointContext) -> i32 {
         }
     };
     let group = Group { pid, start: child.start() };
+    // It has not run yet, and cannot be gone again.
+    if again && procs::find(group).is_some() {
+        return 0;
+    }
     let parent_entry = if parent.pid == forker.pid { entry } else { procs::find(parent) };
     let (waits_any, waits_specific) = match parent_entry {
         Some(parent) => (get!(parent, waits_any), get!(parent, waits_specific)),
@@ -101,9 +122,13 @@ fn tracer_fork(ctx: BtfTracePointContext) -> i32 {
     set!(value, namespace_level, inner.level);
     set!(value, parent_waits_any, waits_any);
     set!(value, parent_waits_specific, waits_specific);
-    if procs::insert(pid, value.as_proc())
-        && let Some(entry) = entry
-    {
+    // A root is known to the first only: it has disarmed.
+    let is_last = again || setting!(hooks_twice) == 0 || flags & PROC_ROOT != 0;
+    let is_entered = procs::insert(pid, value.as_proc(), is_last);
+    if !is_entered && !is_last {
+        return 0;
+    }
+    if is_entered && let Some(entry) = entry {
         add!(entry, children, 1);
     }
     send(
@@ -128,7 +153,7 @@ fn tracer_fork(ctx: BtfTracePointContext) -> i32 {
         },
     );
     if setting!(log) != 0 {
-        debug!(&ctx, "fork {} by {}", pid, forker.pid);
+        debug!(ctx, "fork {} by {}", pid, forker.pid);
     }
     0
 }
@@ -203,6 +228,17 @@ fn tracer_exec(ctx: BtfTracePointContext) -> i32 {
 /// whether the group is dead.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn tracer_exit(ctx: BtfTracePointContext) -> i32 {
+    exited(&ctx, false)
+}
+
+/// See the head of this file.
+#[btf_tracepoint(function = "sched_process_exit")]
+fn tracer_exit_again(ctx: BtfTracePointContext) -> i32 {
+    exited(&ctx, true)
+}
+
+#[inline(always)]
+fn exited(ctx: &BtfTracePointContext, again: bool) -> i32 {
     // SAFETY: the tracepoint's argument.
     let current = unsafe { Task::new(ctx.arg(0)) };
     // Before the first branch, see `tracer_fork`.
@@ -212,6 +248,10 @@ fn tracer_exit(ctx: BtfTracePointContext) -> i32 {
     let ending = current.ending(leader);
     let childless = current.is_childless();
     let Some(entry) = procs::find(group) else { return 0 };
+    // What is told twice of a group that is not yet dead does no harm.
+    if again && get!(entry, exit_at) != 0 && get!(entry, status) == ending.status() {
+        return 0;
+    }
     let group_is_dead = if setting!(exit_has_group_dead) != 0 {
         ctx.arg::<u64>(1) as u8 != 0
     } else {
@@ -229,7 +269,7 @@ fn tracer_exit(ctx: BtfTracePointContext) -> i32 {
     }
     // A leader that gets here after the last thread has only now its exit code.
     if group_is_dead || (get!(entry, exit_at) != 0 && current.pid() == group.pid) {
-        died(&ctx, group, parent, ending.status(), entry);
+        died(ctx, group, parent, ending.status(), entry);
     }
     0
 }
@@ -393,6 +433,17 @@ fn died(ctx: &BtfTracePointContext, group: Group, parent: Group, status: u32, en
 /// an old leader whose place a thread took by exec is freed under that thread's former tid.
 #[btf_tracepoint(function = "sched_process_free")]
 fn tracer_free(ctx: BtfTracePointContext) -> i32 {
+    freed(&ctx, false)
+}
+
+/// See the head of this file.
+#[btf_tracepoint(function = "sched_process_free")]
+fn tracer_free_again(ctx: BtfTracePointContext) -> i32 {
+    freed(&ctx, true)
+}
+
+#[inline(always)]
+fn freed(ctx: &BtfTracePointContext, again: bool) -> i32 {
     // SAFETY: the tracepoint's argument.
     let task = unsafe { Task::new(ctx.arg(0)) };
     let pid = task.tgid();
@@ -404,6 +455,9 @@ fn tracer_free(ctx: BtfTracePointContext) -> i32 {
     let Some(entry) = procs::lookup(pid) else { return 0 };
     // An entry that is not its own: the pid has come round. The one that goes may have been ours.
     if get!(entry, start) == group.start {
+        if again && get!(entry, flags) & PROC_TOMBSTONE != 0 {
+            return 0;
+        }
         procs::free(pid, entry);
     }
     send(RecordKind::Free, header(RecordKind::Free, group, now(), 0));

@@ -139,9 +139,10 @@ pub(crate) fn find(group: Group) -> Option<Entry> {
     if get!(entry, start) == group.start { Some(entry) } else { None }
 }
 
-/// Enters a new process. `false`: the map is full or busy, which is counted.
+/// Enters a new process. `false`: the map is full or busy, which is counted if nobody comes after
+/// to try again.
 #[inline(always)]
-pub(crate) fn insert(pid: u32, value: &Proc) -> bool {
+pub(crate) fn insert(pid: u32, value: &Proc, is_last: bool) -> bool {
     if PROCS.insert(&pid, value, BPF_NOEXIST.into()).is_err() {
         // A process that had this pid before is still there: its free is on its way, or it is a
         // tombstone. Its place is needed now; its free names it by start time all the same.
@@ -152,7 +153,9 @@ pub(crate) fn insert(pid: u32, value: &Proc) -> bool {
         // Where there is nobody, the map is full, or the kernel gave up on a lock whose holder did
         // not run (`rqspinlock`, 6.15 and later: 250 ms): once more.
         if PROCS.insert(&pid, value, BPF_ANY.into()).is_err() {
-            emit::count_failure(Counter::InsertFailed);
+            if is_last {
+                emit::count_failure(Counter::InsertFailed);
+            }
             return false;
         }
         crate::tracer_release_forker(forker.pid.into(), forker.start);

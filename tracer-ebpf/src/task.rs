@@ -56,8 +56,14 @@ pub(crate) static OFFSETS: Offsets = Offsets {
 
 /// What the programs are told, set at load.
 #[unsafe(no_mangle)]
-pub(crate) static SETTINGS: Settings =
-    Settings { pid_namespace: 0, tracer_pid: 0, exit_has_group_dead: 0, oom_has_pid: 0, log: 0 };
+pub(crate) static SETTINGS: Settings = Settings {
+    pid_namespace: 0,
+    tracer_pid: 0,
+    exit_has_group_dead: 0,
+    oom_has_pid: 0,
+    hooks_twice: 0,
+    log: 0,
+};
 
 /// `include/linux/sched/signal.h`: the group is exiting, no thread returns to user space.
 const SIGNAL_GROUP_EXIT: u32 = 0x4;

@@ -27,6 +27,7 @@ use super::{
     host::HookCheck,
     procs::ProcsMap,
 };
+use crate::procfs::kernel_version;
 
 /// The kernel programs, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
@@ -46,6 +47,13 @@ const HOOKS: [Hook; 7] = [
     Hook { program: "tracer_wait", tracepoint: "sched_process_wait" },
     Hook { program: "tracer_signal", tracepoint: "signal_generate" },
     Hook { program: "tracer_oom", tracepoint: "mark_victim" },
+];
+/// The hooks without which a process or its end goes unseen, once more, for kernels that may preempt
+/// the first: see the head of `tracer-ebpf/src/main.rs`.
+const AGAIN: [Hook; 3] = [
+    Hook { program: "tracer_fork_again", tracepoint: "sched_process_fork" },
+    Hook { program: "tracer_exit_again", tracepoint: "sched_process_exit" },
+    Hook { program: "tracer_free_again", tracepoint: "sched_process_free" },
 ];
 /// The hook that tells a reap at once, where fentry attaches.
 const RELEASE: Hook = Hook { program: "tracer_release", tracepoint: "release_task" };
@@ -132,7 +140,8 @@ pub struct Probes {
     /// Misses at attach: programs are entered from the moment they are attached.
     attached: bool,
     missed: u64,
-    misses: Vec<File>,
+    /// Of each vital hook its programs' fdinfo.
+    misses: Vec<Vec<File>>,
     hooks: Vec<HookCheck>,
 }
 
@@ -177,6 +186,11 @@ impl Probes {
                 required: true,
             });
         }
+        if may_preempt_hooks() {
+            for hook in &AGAIN {
+                probes.attach_tracepoint(hook, &btf)?;
+            }
+        }
         probes.attach_release(&btf);
         probes.open_misses()?;
         probes.attached = true;
@@ -215,6 +229,7 @@ impl Probes {
             tracer_pid: std::process::id(),
             exit_has_group_dead: u32::from(exit.len() > 1),
             oom_has_pid: u32::from(oom.first() == Some(&false)),
+            hooks_twice: u32::from(may_preempt_hooks()),
             log: u32::from(log),
         });
         let btf = Btf::parse(kernel.bytes(), Endianness::default()).map_err(LoadError::AyaBtf)?;
@@ -348,29 +363,21 @@ impl Probes {
     /// Opens the kernel's own count of what it did not run a program for. Held open, because there
     /// may be no descriptor, or no `/proc`, by the time it is read.
     fn open_misses(&mut self) -> Result<(), LoadError> {
-        /// Without which a process or its end goes unseen.
-        const VITAL: [&str; 3] = ["tracer_fork", "tracer_exit", "tracer_free"];
-        let vital = self.ebpf.programs().filter(|(name, _)| VITAL.contains(name));
-        let programs = vital.filter_map(|(_, program)| program.fd().ok());
-        let files =
-            programs.map(|fd| File::open(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())));
-        self.misses = files.collect::<Result<_, _>>().map_err(LoadError::Missed)?;
+        for again in &AGAIN {
+            let of_hook = HOOKS.iter().chain([again]);
+            let of_hook = of_hook.filter(|hook| hook.tracepoint == again.tracepoint);
+            let programs = of_hook.filter_map(|hook| self.ebpf.program(hook.program)?.fd().ok());
+            let files = programs
+                .map(|fd| File::open(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())));
+            self.misses.push(files.collect::<Result<_, _>>().map_err(LoadError::Missed)?);
+        }
         Ok(())
     }
 
-    /// How often the kernel did not run a program because it was already running on that CPU:
-    /// `recursion_misses` in the program's fdinfo, from 5.12 on.
+    /// How many events the kernel may have run no program for.
     fn missed_runs(&self) -> Result<u64, LoadError> {
-        let mut sum = 0;
-        for file in &self.misses {
-            // A dozen short lines, made anew for a read from the beginning.
-            let mut text = [0; 1024];
-            let len = file.read_at(&mut text, 0).map_err(LoadError::Missed)?;
-            let text = String::from_utf8_lossy(&text[..len]);
-            let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
-            sum += line.and_then(|number| number.trim().parse().ok()).unwrap_or(0_u64);
-        }
-        Ok(sum)
+        let of_hooks = self.misses.iter().map(|programs| missed_by_all(programs));
+        of_hooks.sum::<io::Result<u64>>().map_err(LoadError::Missed)
     }
 
     /// Detaches every program. Records already in the ring stay readable, `PROCS` and the
@@ -397,6 +404,32 @@ impl Probes {
         }
         Ok(())
     }
+}
+
+/// Whether the hooks of tracepoints may be preempted: see the head of `tracer-ebpf/src/main.rs`. In
+/// 6.18 they may not, in 7.2 they may. The kernel's types do not tell (`tracepoint_srcu` is a
+/// variable); where it is not so, a second program costs a little time and does no harm.
+fn may_preempt_hooks() -> bool {
+    let release = rustix::system::uname();
+    kernel_version(release.release().to_bytes()).is_none_or(|version| version > (6, 18))
+}
+
+/// How many events at most all of these programs of one hook missed: as many as the one that missed
+/// least.
+fn missed_by_all(programs: &[File]) -> io::Result<u64> {
+    let counts = programs.iter().map(missed_runs).collect::<io::Result<Vec<_>>>()?;
+    Ok(counts.into_iter().min().unwrap_or(0))
+}
+
+/// How often the kernel did not run a program because it was already running on that CPU:
+/// `recursion_misses` in the program's fdinfo, from 5.12 on.
+fn missed_runs(fdinfo: &File) -> io::Result<u64> {
+    // A dozen short lines, made anew for a read from the beginning.
+    let mut text = [0; 1024];
+    let len = fdinfo.read_at(&mut text, 0)?;
+    let text = String::from_utf8_lossy(&text[..len]);
+    let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
+    Ok(line.and_then(|number| number.trim().parse().ok()).unwrap_or(0))
 }
 
 /// Why a program was refused, in one line. The verifier's whole log, megabytes at worst, goes to
@@ -474,5 +507,33 @@ fn raise_memlock() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     if let Err(error) = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }) {
         log::debug!("failed to raise RLIMIT_MEMLOCK: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// The fdinfo of a program that missed so many runs.
+    fn fdinfo(misses: u64) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        write!(file, "pos:\t0\nprog_type:\t26\nrecursion_misses:\t{misses}\n").unwrap();
+        file
+    }
+
+    #[test]
+    fn event_is_missed_only_if_every_program_of_the_hook_missed_it() {
+        assert_eq!(missed_by_all(&[fdinfo(3)]).unwrap(), 3);
+        assert_eq!(missed_by_all(&[fdinfo(3), fdinfo(0)]).unwrap(), 0);
+        assert_eq!(missed_by_all(&[fdinfo(3), fdinfo(2)]).unwrap(), 2);
+    }
+
+    #[test]
+    fn kernels_before_5_12_tell_no_misses() {
+        let mut file = tempfile::tempfile().unwrap();
+        write!(file, "pos:\t0\nprog_type:\t26\n").unwrap();
+        assert_eq!(missed_by_all(&[file]).unwrap(), 0);
     }
 }

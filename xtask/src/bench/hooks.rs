@@ -19,7 +19,8 @@ use super::{
     session::{LOOK_EVERY, Session},
 };
 
-/// The hooks that every process passes, by program: the budget is for their sum.
+/// The hooks that every process passes, by program: the budget is for their sum, with the second
+/// programs that some have on kernels that may preempt the first (`tracer_fork_again`).
 pub(crate) const BUDGETED: [&str; 4] = ["tracer_fork", "tracer_exit", "tracer_free", "tracer_wait"];
 /// `free` follows a reap by RCU, up to 256 ms.
 const RCU_QUIET: Duration = Duration::from_millis(400);
@@ -108,7 +109,8 @@ fn costs(
             process_ns: share(nanos, processes),
         })
         .collect();
-    let budgeted = || hooks.iter().filter(|hook| BUDGETED.contains(&hook.program.as_str()));
+    let is_budgeted = |program: &str| BUDGETED.iter().any(|name| program.starts_with(name));
+    let budgeted = || hooks.iter().filter(|hook| is_budgeted(&hook.program));
     let process_ns = budgeted().map(|hook| hook.process_ns).sum();
     let runs: u64 = budgeted().map(|hook| hook.runs).sum();
     let forks = hooks.iter().find(|hook| hook.program == BUDGETED[0]).map_or(0, |hook| hook.runs);
