@@ -122,6 +122,15 @@ pub enum Counter {
     RemoveFailed = 17,
     /// Processes that were entered.
     Tracked = 18,
+    /// Forks that the hook's second program took in, where hooks come twice: the first missed them,
+    /// or left them to it.
+    ForkMadeUp = 19,
+    /// Forks that the first left to the second, because it could not enter the process.
+    ForkLeft = 20,
+    /// Deaths that the second program took in.
+    ExitMadeUp = 21,
+    /// Frees that the second program took in.
+    FreeMadeUp = 22,
 }
 
 /// Length of the counters' array.

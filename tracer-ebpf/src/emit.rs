@@ -11,7 +11,10 @@ use tracer_common::{
     COUNTERS, Counter, ExecRecord, Header, MAX_ARGS, MAX_EXE, RECORD_VERSION, RecordKind,
 };
 
-use crate::task::Group;
+use crate::{
+    procs,
+    task::{Group, setting},
+};
 
 /// The notification: what changed, in order. User space sets its size at load.
 #[map]
@@ -43,18 +46,22 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// Adds one to a counter.
+/// Adds one to a counter: the drops of a kind of record, or a [`Counter`].
 #[inline(always)]
-pub(crate) fn count(counter: u32) {
-    if let Some(value) = COUNTS.get_ptr_mut(counter) {
-        // SAFETY: this CPU's own slot of the map.
+fn count(counter: u32) {
+    let Some(value) = COUNTS.get_ptr_mut(counter) else { return };
+    if setting!(hooks_twice) == 0 {
+        // SAFETY: this CPU's own slot of the map, and no other program runs here meanwhile.
         unsafe { *value += 1 };
+    } else {
+        // SAFETY: a value of the map, aligned.
+        unsafe { procs::atomic_add_wide(value, 1) };
     }
 }
 
-/// Counts a failure other than a drop.
+/// Adds one to a [`Counter`].
 #[inline(always)]
-pub(crate) fn count_failure(counter: Counter) {
+pub(crate) fn count_of(counter: Counter) {
     count(counter as u32);
 }
 

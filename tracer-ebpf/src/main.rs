@@ -37,10 +37,10 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use tracer_common::{
-    EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_EXE_TRUNCATED, EXIT_CHILDREN_UNCOUNTED,
-    ExecRecord, ExitRecord, FORK_ROOT, ForkRecord, MAX_ARGS, MAX_EXE, PROC_CHILDREN_UNCOUNTED,
-    PROC_OOM, PROC_ROOT, PROC_TOMBSTONE, PROC_UNREAPED, RecordKind, ReleaseRecord, SignalRecord,
-    UNREAPED_NOT_YET, UnreapedRecord,
+    Counter, EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_EXE_TRUNCATED,
+    EXIT_CHILDREN_UNCOUNTED, ExecRecord, ExitRecord, FORK_ROOT, ForkRecord, MAX_ARGS, MAX_EXE,
+    PROC_CHILDREN_UNCOUNTED, PROC_OOM, PROC_ROOT, PROC_TOMBSTONE, PROC_UNREAPED, RecordKind,
+    ReleaseRecord, SignalRecord, UNREAPED_NOT_YET, UnreapedRecord,
 };
 
 use crate::{
@@ -98,8 +98,11 @@ fn forked(ctx: &BtfTracePointContext, again: bool) -> i32 {
     };
     let group = Group { pid, start: child.start() };
     // It has not run yet, and cannot be gone again.
-    if again && procs::find(group).is_some() {
-        return 0;
+    if again {
+        if procs::find(group).is_some() {
+            return 0;
+        }
+        emit::count_of(Counter::ForkMadeUp);
     }
     let parent_entry = if parent.pid == forker.pid { entry } else { procs::find(parent) };
     let (waits_any, waits_specific) = match parent_entry {
@@ -126,6 +129,7 @@ fn forked(ctx: &BtfTracePointContext, again: bool) -> i32 {
     let is_last = again || setting!(hooks_twice) == 0 || flags & PROC_ROOT != 0;
     let is_entered = procs::insert(pid, value.as_proc(), is_last);
     if !is_entered && !is_last {
+        emit::count_of(Counter::ForkLeft);
         return 0;
     }
     if is_entered && let Some(entry) = entry {
@@ -269,6 +273,9 @@ fn exited(ctx: &BtfTracePointContext, again: bool) -> i32 {
     }
     // A leader that gets here after the last thread has only now its exit code.
     if group_is_dead || (get!(entry, exit_at) != 0 && current.pid() == group.pid) {
+        if again {
+            emit::count_of(Counter::ExitMadeUp);
+        }
         died(ctx, group, parent, ending.status(), entry);
     }
     0
@@ -455,8 +462,11 @@ fn freed(ctx: &BtfTracePointContext, again: bool) -> i32 {
     let Some(entry) = procs::lookup(pid) else { return 0 };
     // An entry that is not its own: the pid has come round. The one that goes may have been ours.
     if get!(entry, start) == group.start {
-        if again && get!(entry, flags) & PROC_TOMBSTONE != 0 {
-            return 0;
+        if again {
+            if get!(entry, flags) & PROC_TOMBSTONE != 0 {
+                return 0;
+            }
+            emit::count_of(Counter::FreeMadeUp);
         }
         procs::free(pid, entry);
     }

@@ -126,6 +126,23 @@ pub(crate) unsafe fn atomic_add(value: *mut u32, by: u32) {
     }
 }
 
+/// The same of 64 bits, `BPF_DW`.
+///
+/// # Safety
+/// `value` points into a value of a map and is aligned.
+#[inline(always)]
+pub(crate) unsafe fn atomic_add_wide(value: *mut u64, by: u64) {
+    // SAFETY: see above.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({value} + 0) += {by}",
+            value = in(reg) value,
+            by = in(reg) by,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
 /// The entry of `pid`, whoever that was.
 #[inline(always)]
 pub(crate) fn lookup(pid: u32) -> Option<Entry> {
@@ -150,17 +167,17 @@ pub(crate) fn insert(pid: u32, value: &Proc, is_last: bool) -> bool {
             Some(old) => Group { pid: get!(old, forker), start: get!(old, forker_start) },
             None => Group { pid: 0, start: 0 },
         };
-        // Where there is nobody, the map is full, or the kernel gave up on a lock whose holder did
-        // not run (`rqspinlock`, 6.15 and later: 250 ms): once more.
+        // Where there is nobody, the map is full, or the kernel gave up on a lock (`rqspinlock`,
+        // 6.15 and later, after 250 ms, not seen so far): once more.
         if PROCS.insert(&pid, value, BPF_ANY.into()).is_err() {
             if is_last {
-                emit::count_failure(Counter::InsertFailed);
+                emit::count_of(Counter::InsertFailed);
             }
             return false;
         }
         crate::tracer_release_forker(forker.pid.into(), forker.start);
     }
-    emit::count_failure(Counter::Tracked);
+    emit::count_of(Counter::Tracked);
     true
 }
 
@@ -195,7 +212,7 @@ fn remove(pid: u32) -> bool {
         Err(_) => {
             let removed = PROCS.remove(&pid).is_ok();
             if !removed {
-                emit::count_failure(Counter::RemoveFailed);
+                emit::count_of(Counter::RemoveFailed);
             }
             removed
         }

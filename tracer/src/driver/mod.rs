@@ -146,6 +146,7 @@ pub async fn run(
         epoch_offset: clock.epoch_offset(),
         counts: Counts::default(),
         damaged: 0,
+        recovered: false,
         reading: None,
         forwarded_at: Nanos(0),
         interrupted: None,
@@ -195,6 +196,8 @@ struct Driver<'r> {
     counts: Counts,
     /// Records that could not be decoded.
     damaged: u64,
+    /// Whether `PROCS` was read for a loss.
+    recovered: bool,
     /// `PROCS`, read and not taken in yet.
     reading: Option<Reading>,
     /// When a signal was last passed on to COMMAND.
@@ -238,8 +241,8 @@ impl Driver<'_> {
     async fn finish(mut self) -> Result<Settled, RunError> {
         self.probes.detach()?;
         self.catch_up().await?;
-        self.look_for_losses()?;
-        if self.counts.dropped > 0 || self.counts.failed > 0 {
+        // Where there was a loss, also one that was made up for since.
+        if self.look_for_losses()? || self.recovered {
             // Only now that no more are forked can it be said how many came and went unseen.
             self.recover().await?;
         }
@@ -331,6 +334,7 @@ impl Driver<'_> {
     }
 
     async fn recover(&mut self) -> Result<(), RunError> {
+        self.recovered = true;
         let at = self.clock.now();
         let mut reading = Reading::new(at, self.probes.procs().walk()?);
         let Counts { tracked, dropped, dropped_unreaped, failed } = self.probes.counts()?;

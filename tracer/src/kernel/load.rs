@@ -9,7 +9,7 @@ use std::{
     io,
     os::{
         fd::{AsFd as _, AsRawFd as _},
-        unix::fs::{FileExt as _, MetadataExt as _},
+        unix::fs::MetadataExt as _,
     },
 };
 
@@ -19,12 +19,13 @@ use aya::{
     programs::{BtfTracePoint, FEntry, ProgramError},
 };
 use thiserror::Error;
-use tracer_common::{Control, Counter, Offsets, RecordKind, Settings};
+use tracer_common::{COUNTERS, Control, Counter, Offsets, RecordKind, Settings};
 
 use super::{
     btf::{BtfError, KernelBtf},
     counters::Counters,
     host::HookCheck,
+    misses::Misses,
     procs::ProcsMap,
 };
 use crate::procfs::kernel_version;
@@ -50,11 +51,32 @@ const HOOKS: [Hook; 7] = [
 ];
 /// The hooks without which a process or its end goes unseen, once more, for kernels that may preempt
 /// the first: see the head of `tracer-ebpf/src/main.rs`.
-const AGAIN: [Hook; 3] = [
-    Hook { program: "tracer_fork_again", tracepoint: "sched_process_fork" },
-    Hook { program: "tracer_exit_again", tracepoint: "sched_process_exit" },
-    Hook { program: "tracer_free_again", tracepoint: "sched_process_free" },
+const AGAIN: [Again; 3] = [
+    Again {
+        hook: Hook { program: "tracer_fork_again", tracepoint: "sched_process_fork" },
+        made_up: Counter::ForkMadeUp,
+        left: Some(Counter::ForkLeft),
+    },
+    Again {
+        hook: Hook { program: "tracer_exit_again", tracepoint: "sched_process_exit" },
+        made_up: Counter::ExitMadeUp,
+        left: None,
+    },
+    Again {
+        hook: Hook { program: "tracer_free_again", tracepoint: "sched_process_free" },
+        made_up: Counter::FreeMadeUp,
+        left: None,
+    },
 ];
+
+/// A hook's second program, and what that and the first count of each other.
+struct Again {
+    hook: Hook,
+    /// Events that the first missed or left and this one took in.
+    made_up: Counter,
+    /// Events that the first left to this one.
+    left: Option<Counter>,
+}
 /// The hook that tells a reap at once, where fentry attaches.
 const RELEASE: Hook = Hook { program: "tracer_release", tracepoint: "release_task" };
 
@@ -140,8 +162,8 @@ pub struct Probes {
     /// Misses at attach: programs are entered from the moment they are attached.
     attached: bool,
     missed: u64,
-    /// Of each vital hook its programs' fdinfo.
-    misses: Vec<Vec<File>>,
+    /// Of each vital hook.
+    misses: Vec<Misses>,
     hooks: Vec<HookCheck>,
 }
 
@@ -187,8 +209,8 @@ impl Probes {
             });
         }
         if may_preempt_hooks() {
-            for hook in &AGAIN {
-                probes.attach_tracepoint(hook, &btf)?;
+            for again in &AGAIN {
+                probes.attach_tracepoint(&again.hook, &btf)?;
             }
         }
         probes.attach_release(&btf);
@@ -349,7 +371,7 @@ impl Probes {
     /// A map cannot be read.
     pub fn counts(&self) -> Result<Counts, LoadError> {
         let sums = self.counters.read().map_err(LoadError::Counters)?;
-        let missed = if self.attached { self.missed_runs()? } else { self.missed };
+        let missed = if self.attached { self.lost_events(&sums)? } else { self.missed };
         Ok(Counts {
             dropped: RecordKind::ALL.into_iter().map(|kind| sums[kind as usize]).sum(),
             dropped_unreaped: sums[RecordKind::Unreaped as usize],
@@ -360,24 +382,34 @@ impl Probes {
         })
     }
 
-    /// Opens the kernel's own count of what it did not run a program for. Held open, because there
-    /// may be no descriptor, or no `/proc`, by the time it is read.
+    /// Opens the kernel's own count of what it did not run a program for.
     fn open_misses(&mut self) -> Result<(), LoadError> {
         for again in &AGAIN {
-            let of_hook = HOOKS.iter().chain([again]);
-            let of_hook = of_hook.filter(|hook| hook.tracepoint == again.tracepoint);
-            let programs = of_hook.filter_map(|hook| self.ebpf.program(hook.program)?.fd().ok());
-            let files = programs
-                .map(|fd| File::open(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())));
-            self.misses.push(files.collect::<Result<_, _>>().map_err(LoadError::Missed)?);
+            let first = HOOKS.iter().find(|hook| hook.tracepoint == again.hook.tracepoint);
+            let Some(first) = first.and_then(|hook| self.fdinfo(hook)) else { continue };
+            let first = first.map_err(LoadError::Missed)?;
+            let misses = match self.fdinfo(&again.hook) {
+                None => Misses::of(first),
+                Some(second) => {
+                    let second = second.map_err(LoadError::Missed)?;
+                    Misses::of_both(first, second, again.made_up, again.left)
+                }
+            };
+            self.misses.push(misses);
         }
         Ok(())
     }
 
+    /// What the kernel says of a program that is loaded.
+    fn fdinfo(&self, hook: &Hook) -> Option<io::Result<File>> {
+        let fd = self.ebpf.program(hook.program)?.fd().ok()?;
+        Some(File::open(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())))
+    }
+
     /// How many events the kernel may have run no program for.
-    fn missed_runs(&self) -> Result<u64, LoadError> {
-        let of_hooks = self.misses.iter().map(|programs| missed_by_all(programs));
-        of_hooks.sum::<io::Result<u64>>().map_err(LoadError::Missed)
+    fn lost_events(&self, sums: &[u64; COUNTERS as usize]) -> Result<u64, LoadError> {
+        let lost = self.misses.iter().map(|misses| misses.lost(sums));
+        lost.sum::<io::Result<u64>>().map_err(LoadError::Missed)
     }
 
     /// Detaches every program. Records already in the ring stay readable, `PROCS` and the
@@ -389,7 +421,8 @@ impl Probes {
         if !std::mem::take(&mut self.attached) {
             return Ok(());
         }
-        self.missed = self.missed_runs()?;
+        let sums = self.counters.read().map_err(LoadError::Counters)?;
+        self.missed = self.lost_events(&sums)?;
         for (name, program) in self.ebpf.programs_mut() {
             // Dropping a program's links detaches it; one that never loaded has none.
             let unloaded = match program {
@@ -412,24 +445,6 @@ impl Probes {
 fn may_preempt_hooks() -> bool {
     let release = rustix::system::uname();
     kernel_version(release.release().to_bytes()).is_none_or(|version| version > (6, 18))
-}
-
-/// How many events at most all of these programs of one hook missed: as many as the one that missed
-/// least.
-fn missed_by_all(programs: &[File]) -> io::Result<u64> {
-    let counts = programs.iter().map(missed_runs).collect::<io::Result<Vec<_>>>()?;
-    Ok(counts.into_iter().min().unwrap_or(0))
-}
-
-/// How often the kernel did not run a program because it was already running on that CPU:
-/// `recursion_misses` in the program's fdinfo, from 5.12 on.
-fn missed_runs(fdinfo: &File) -> io::Result<u64> {
-    // A dozen short lines, made anew for a read from the beginning.
-    let mut text = [0; 1024];
-    let len = fdinfo.read_at(&mut text, 0)?;
-    let text = String::from_utf8_lossy(&text[..len]);
-    let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
-    Ok(line.and_then(|number| number.trim().parse().ok()).unwrap_or(0))
 }
 
 /// Why a program was refused, in one line. The verifier's whole log, megabytes at worst, goes to
@@ -507,33 +522,5 @@ fn raise_memlock() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     if let Err(error) = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }) {
         log::debug!("failed to raise RLIMIT_MEMLOCK: {error}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    /// The fdinfo of a program that missed so many runs.
-    fn fdinfo(misses: u64) -> File {
-        let mut file = tempfile::tempfile().unwrap();
-        write!(file, "pos:\t0\nprog_type:\t26\nrecursion_misses:\t{misses}\n").unwrap();
-        file
-    }
-
-    #[test]
-    fn event_is_missed_only_if_every_program_of_the_hook_missed_it() {
-        assert_eq!(missed_by_all(&[fdinfo(3)]).unwrap(), 3);
-        assert_eq!(missed_by_all(&[fdinfo(3), fdinfo(0)]).unwrap(), 0);
-        assert_eq!(missed_by_all(&[fdinfo(3), fdinfo(2)]).unwrap(), 2);
-    }
-
-    #[test]
-    fn kernels_before_5_12_tell_no_misses() {
-        let mut file = tempfile::tempfile().unwrap();
-        write!(file, "pos:\t0\nprog_type:\t26\n").unwrap();
-        assert_eq!(missed_by_all(&[file]).unwrap(), 0);
     }
 }

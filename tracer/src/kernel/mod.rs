@@ -6,6 +6,7 @@ mod counters;
 pub mod evidence;
 pub mod host;
 pub mod load;
+mod misses;
 pub mod procs;
 pub mod records;
 pub mod ring;
