@@ -94,8 +94,8 @@ pub struct Settings {
     pub exit_has_group_dead: u32,
     /// 1 where `mark_victim`'s first argument is a pid instead of a task (5.10).
     pub oom_has_pid: u32,
-    /// 1 where the hooks of tracepoints may be preempted (after 6.18) and every vital one comes twice.
-    pub hooks_twice: u32,
+    /// 1 where the hooks of tracepoints may be preempted (after 6.18) and every vital one comes thrice.
+    pub hooks_repeat: u32,
     /// 1 to log diagnostics through aya-log.
     pub log: u32,
 }
@@ -122,14 +122,14 @@ pub enum Counter {
     RemoveFailed = 17,
     /// Processes that were entered.
     Tracked = 18,
-    /// Forks that the hook's second program took in, where hooks come twice: the first missed them,
-    /// or left them to it.
+    /// Forks that a hook's further programs took in, where it has such: those before missed them, or
+    /// left them to it.
     ForkMadeUp = 19,
-    /// Forks that the first left to the second, because it could not enter the process.
+    /// Forks that a program left to the next, because it could not enter the process.
     ForkLeft = 20,
-    /// Deaths that the second program took in.
+    /// Deaths that further programs took in.
     ExitMadeUp = 21,
-    /// Frees that the second program took in.
+    /// Frees that further programs took in.
     FreeMadeUp = 22,
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn now() -> u64 {
 #[inline(always)]
 fn count(counter: u32) {
     let Some(value) = COUNTS.get_ptr_mut(counter) else { return };
-    if setting!(hooks_twice) == 0 {
+    if setting!(hooks_repeat) == 0 {
         // SAFETY: this CPU's own slot of the map, and no other program runs here meanwhile.
         unsafe { *value += 1 };
     } else {

@@ -7,8 +7,11 @@
 //! The kernel does not run a program on a CPU on which it runs already (`prog->active`). After 6.18
 //! a program on a tracepoint may be preempted (`__DECLARE_TRACE()` guards its callbacks by SRCU
 //! instead of disabling preemption), and whoever runs on that CPU then forks, exits or is freed
-//! without it. So where that can be, the vital ones are attached twice, the second as another
-//! program, `tracer_..._again`: that does what the first did not.
+//! without it. So where that can be, the vital ones are attached three times, as programs of their
+//! own, `tracer_..._again` and `tracer_..._last`: each does what the one before it did not. To
+//! disable preemption (`bpf_preempt_disable()`) is no way out: what is due then happens at the
+//! moment when it is enabled again, and that is within the program still. Twice is not enough for a
+//! machine so slow that a hook is preempted once in fifty times.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -55,20 +58,48 @@ const MAX_CHILDREN: u32 = 4096;
 /// How many of them in one call.
 const CHILDREN_AT_ONCE: u32 = 64;
 
+/// Which of a hook's programs it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Second,
+    Last,
+}
+
+impl Turn {
+    /// Whether another program comes before.
+    #[inline(always)]
+    fn is_repeated(self) -> bool {
+        self != Self::First
+    }
+
+    /// Whether no other comes after it.
+    #[inline(always)]
+    fn is_last(self) -> bool {
+        self == Self::Last || setting!(hooks_repeat) == 0
+    }
+}
+
 /// A process was created; it has not run yet. Arguments: the forking task, the new one.
 #[btf_tracepoint(function = "sched_process_fork")]
 fn tracer_fork(ctx: BtfTracePointContext) -> i32 {
-    forked(&ctx, false)
+    forked(&ctx, Turn::First)
 }
 
 /// See the head of this file.
 #[btf_tracepoint(function = "sched_process_fork")]
 fn tracer_fork_again(ctx: BtfTracePointContext) -> i32 {
-    forked(&ctx, true)
+    forked(&ctx, Turn::Second)
+}
+
+/// See the head of this file.
+#[btf_tracepoint(function = "sched_process_fork")]
+fn tracer_fork_last(ctx: BtfTracePointContext) -> i32 {
+    forked(&ctx, Turn::Last)
 }
 
 #[inline(always)]
-fn forked(ctx: &BtfTracePointContext, again: bool) -> i32 {
+fn forked(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
     // SAFETY: the tracepoint's arguments.
     let (current, child) = unsafe { (Task::new(ctx.arg(0)), Task::new(ctx.arg(1))) };
     let pid = child.tgid();
@@ -98,7 +129,7 @@ fn forked(ctx: &BtfTracePointContext, again: bool) -> i32 {
     };
     let group = Group { pid, start: child.start() };
     // It has not run yet, and cannot be gone again.
-    if again {
+    if turn.is_repeated() {
         if procs::find(group).is_some() {
             return 0;
         }
@@ -126,7 +157,7 @@ fn forked(ctx: &BtfTracePointContext, again: bool) -> i32 {
     set!(value, parent_waits_any, waits_any);
     set!(value, parent_waits_specific, waits_specific);
     // A root is known to the first only: it has disarmed.
-    let is_last = again || setting!(hooks_twice) == 0 || flags & PROC_ROOT != 0;
+    let is_last = turn.is_last() || flags & PROC_ROOT != 0;
     let is_entered = procs::insert(pid, value.as_proc(), is_last);
     if !is_entered && !is_last {
         emit::count_of(Counter::ForkLeft);
@@ -232,17 +263,23 @@ fn tracer_exec(ctx: BtfTracePointContext) -> i32 {
 /// whether the group is dead.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn tracer_exit(ctx: BtfTracePointContext) -> i32 {
-    exited(&ctx, false)
+    exited(&ctx, Turn::First)
 }
 
 /// See the head of this file.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn tracer_exit_again(ctx: BtfTracePointContext) -> i32 {
-    exited(&ctx, true)
+    exited(&ctx, Turn::Second)
+}
+
+/// See the head of this file.
+#[btf_tracepoint(function = "sched_process_exit")]
+fn tracer_exit_last(ctx: BtfTracePointContext) -> i32 {
+    exited(&ctx, Turn::Last)
 }
 
 #[inline(always)]
-fn exited(ctx: &BtfTracePointContext, again: bool) -> i32 {
+fn exited(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
     // SAFETY: the tracepoint's argument.
     let current = unsafe { Task::new(ctx.arg(0)) };
     // Before the first branch, see `tracer_fork`.
@@ -252,8 +289,11 @@ fn exited(ctx: &BtfTracePointContext, again: bool) -> i32 {
     let ending = current.ending(leader);
     let childless = current.is_childless();
     let Some(entry) = procs::find(group) else { return 0 };
-    // What is told twice of a group that is not yet dead does no harm.
-    if again && get!(entry, exit_at) != 0 && get!(entry, status) == ending.status() {
+    // By the program before, or by a thread that came later and overtook this one: the children that
+    // this one leaves may not be told yet, and to tell of them twice does no harm.
+    let is_told =
+        turn.is_repeated() && get!(entry, exit_at) != 0 && get!(entry, status) == ending.status();
+    if is_told && childless {
         return 0;
     }
     let group_is_dead = if setting!(exit_has_group_dead) != 0 {
@@ -272,8 +312,8 @@ fn exited(ctx: &BtfTracePointContext, again: bool) -> i32 {
         }
     }
     // A leader that gets here after the last thread has only now its exit code.
-    if group_is_dead || (get!(entry, exit_at) != 0 && current.pid() == group.pid) {
-        if again {
+    if !is_told && (group_is_dead || (get!(entry, exit_at) != 0 && current.pid() == group.pid)) {
+        if turn.is_repeated() {
             emit::count_of(Counter::ExitMadeUp);
         }
         died(ctx, group, parent, ending.status(), entry);
@@ -440,17 +480,23 @@ fn died(ctx: &BtfTracePointContext, group: Group, parent: Group, status: u32, en
 /// an old leader whose place a thread took by exec is freed under that thread's former tid.
 #[btf_tracepoint(function = "sched_process_free")]
 fn tracer_free(ctx: BtfTracePointContext) -> i32 {
-    freed(&ctx, false)
+    freed(&ctx, Turn::First)
 }
 
 /// See the head of this file.
 #[btf_tracepoint(function = "sched_process_free")]
 fn tracer_free_again(ctx: BtfTracePointContext) -> i32 {
-    freed(&ctx, true)
+    freed(&ctx, Turn::Second)
+}
+
+/// See the head of this file.
+#[btf_tracepoint(function = "sched_process_free")]
+fn tracer_free_last(ctx: BtfTracePointContext) -> i32 {
+    freed(&ctx, Turn::Last)
 }
 
 #[inline(always)]
-fn freed(ctx: &BtfTracePointContext, again: bool) -> i32 {
+fn freed(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
     // SAFETY: the tracepoint's argument.
     let task = unsafe { Task::new(ctx.arg(0)) };
     let pid = task.tgid();
@@ -462,7 +508,7 @@ fn freed(ctx: &BtfTracePointContext, again: bool) -> i32 {
     let Some(entry) = procs::lookup(pid) else { return 0 };
     // An entry that is not its own: the pid has come round. The one that goes may have been ours.
     if get!(entry, start) == group.start {
-        if again {
+        if turn.is_repeated() {
             if get!(entry, flags) & PROC_TOMBSTONE != 0 {
                 return 0;
             }

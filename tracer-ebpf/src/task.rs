@@ -61,7 +61,7 @@ pub(crate) static SETTINGS: Settings = Settings {
     tracer_pid: 0,
     exit_has_group_dead: 0,
     oom_has_pid: 0,
-    hooks_twice: 0,
+    hooks_repeat: 0,
     log: 0,
 };
 

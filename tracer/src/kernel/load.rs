@@ -53,29 +53,40 @@ const HOOKS: [Hook; 7] = [
 /// the first: see the head of `tracer-ebpf/src/main.rs`.
 const AGAIN: [Again; 3] = [
     Again {
-        hook: Hook { program: "tracer_fork_again", tracepoint: "sched_process_fork" },
+        tracepoint: "sched_process_fork",
+        programs: ["tracer_fork_again", "tracer_fork_last"],
         made_up: Counter::ForkMadeUp,
         left: Some(Counter::ForkLeft),
     },
     Again {
-        hook: Hook { program: "tracer_exit_again", tracepoint: "sched_process_exit" },
+        tracepoint: "sched_process_exit",
+        programs: ["tracer_exit_again", "tracer_exit_last"],
         made_up: Counter::ExitMadeUp,
         left: None,
     },
     Again {
-        hook: Hook { program: "tracer_free_again", tracepoint: "sched_process_free" },
+        tracepoint: "sched_process_free",
+        programs: ["tracer_free_again", "tracer_free_last"],
         made_up: Counter::FreeMadeUp,
         left: None,
     },
 ];
 
-/// A hook's second program, and what that and the first count of each other.
+/// A hook's further programs, and what they and the first count of each other.
 struct Again {
-    hook: Hook,
-    /// Events that the first missed or left and this one took in.
+    tracepoint: &'static str,
+    programs: [&'static str; 2],
+    /// Events that these took in.
     made_up: Counter,
-    /// Events that the first left to this one.
+    /// Events that one left to the next.
     left: Option<Counter>,
+}
+
+impl Again {
+    fn hooks(&self) -> impl Iterator<Item = Hook> {
+        let tracepoint = self.tracepoint;
+        self.programs.into_iter().map(move |program| Hook { program, tracepoint })
+    }
 }
 /// The hook that tells a reap at once, where fentry attaches.
 const RELEASE: Hook = Hook { program: "tracer_release", tracepoint: "release_task" };
@@ -209,8 +220,8 @@ impl Probes {
             });
         }
         if may_preempt_hooks() {
-            for again in &AGAIN {
-                probes.attach_tracepoint(&again.hook, &btf)?;
+            for hook in AGAIN.iter().flat_map(Again::hooks) {
+                probes.attach_tracepoint(&hook, &btf)?;
             }
         }
         probes.attach_release(&btf);
@@ -251,7 +262,7 @@ impl Probes {
             tracer_pid: std::process::id(),
             exit_has_group_dead: u32::from(exit.len() > 1),
             oom_has_pid: u32::from(oom.first() == Some(&false)),
-            hooks_twice: u32::from(may_preempt_hooks()),
+            hooks_repeat: u32::from(may_preempt_hooks()),
             log: u32::from(log),
         });
         let btf = Btf::parse(kernel.bytes(), Endianness::default()).map_err(LoadError::AyaBtf)?;
@@ -385,17 +396,16 @@ impl Probes {
     /// Opens the kernel's own count of what it did not run a program for.
     fn open_misses(&mut self) -> Result<(), LoadError> {
         for again in &AGAIN {
-            let first = HOOKS.iter().find(|hook| hook.tracepoint == again.hook.tracepoint);
+            let first = HOOKS.iter().find(|hook| hook.tracepoint == again.tracepoint);
             let Some(first) = first.and_then(|hook| self.fdinfo(hook)) else { continue };
-            let first = first.map_err(LoadError::Missed)?;
-            let misses = match self.fdinfo(&again.hook) {
-                None => Misses::of(first),
-                Some(second) => {
-                    let second = second.map_err(LoadError::Missed)?;
-                    Misses::of_both(first, second, again.made_up, again.left)
-                }
-            };
-            self.misses.push(misses);
+            let further = again.hooks().filter_map(|hook| self.fdinfo(&hook));
+            let further = further.collect::<io::Result<Vec<_>>>();
+            self.misses.push(Misses {
+                first: first.map_err(LoadError::Missed)?,
+                further: further.map_err(LoadError::Missed)?,
+                made_up: again.made_up,
+                left: again.left,
+            });
         }
         Ok(())
     }

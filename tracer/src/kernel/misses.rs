@@ -1,11 +1,11 @@
 //! Events that the kernel ran no program for: it does not enter a program on a CPU on which that runs
-//! already. Where hooks may be preempted, each vital one has a second program that makes up for the
+//! already. Where hooks may be preempted, each vital one has further programs that make up for the
 //! first: see the head of `tracer-ebpf/src/main.rs`.
 //!
 //! ```text
 //!   every event -- first program --- runs ------------------------- told
 //!                        |             `- cannot enter it (left) -.
-//!                        `- missed --- second program --- runs ---+- made up, if it is one of ours
+//!                        `- missed --- next program ---- runs ----+- made up, if it is one of ours
 //!                                          `- missed ------------- lost
 //! ```
 
@@ -16,46 +16,32 @@ use tracer_common::{COUNTERS, Counter};
 /// One hook.
 #[derive(Debug)]
 pub(super) struct Misses {
-    first: File,
-    again: Option<Again>,
-}
-
-/// The second program of a hook, and what it and the first count of each other.
-#[derive(Debug)]
-struct Again {
-    program: File,
-    made_up: Counter,
-    left: Option<Counter>,
+    /// The fdinfo of its first program. Held open, because there may be no descriptor, or no
+    /// `/proc`, by the time it is read.
+    pub(super) first: File,
+    /// Of those that come after it.
+    pub(super) further: Vec<File>,
+    /// What these took in.
+    pub(super) made_up: Counter,
+    /// What one left to the next.
+    pub(super) left: Option<Counter>,
 }
 
 impl Misses {
-    /// Of a hook with one program, by its fdinfo. Held open, because there may be no descriptor, or
-    /// no `/proc`, by the time it is read.
-    pub(super) fn of(first: File) -> Self {
-        Self { first, again: None }
-    }
-
-    /// Of a hook with two. `left`: what the first leaves to the second.
-    pub(super) fn of_both(
-        first: File,
-        program: File,
-        made_up: Counter,
-        left: Option<Counter>,
-    ) -> Self {
-        Self { first, again: Some(Again { program, made_up, left }) }
-    }
-
     /// How many events at most went unseen. `sums`: the counters, read before: what is made up in
     /// between then seems lost for a moment, and never the other way round.
     ///
     /// # Errors
     /// The kernel's count is not to be had.
     pub(super) fn lost(&self, sums: &[u64; COUNTERS as usize]) -> io::Result<u64> {
-        let missed = missed_runs(&self.first)?;
-        let Some(Again { program, made_up, left }) = &self.again else { return Ok(missed) };
+        let Self { first, further, made_up, left } = self;
+        let missed = missed_runs(first)?;
         let left = left.map_or(0, |left| sums[left as usize]);
-        let lost = (missed + left).saturating_sub(sums[*made_up as usize]);
-        Ok(lost.min(missed_runs(program)?))
+        let mut lost = (missed + left).saturating_sub(sums[*made_up as usize]);
+        for program in further {
+            lost = lost.min(missed_runs(program)?);
+        }
+        Ok(lost)
     }
 }
 
@@ -90,42 +76,47 @@ mod tests {
         sums
     }
 
-    #[test]
-    fn everything_that_a_single_program_missed_is_lost() {
-        assert_eq!(Misses::of(fdinfo(3)).lost(&sums(2, 0)).unwrap(), 3);
+    fn lost(first: u64, further: &[u64], made_up: u64, left: u64) -> u64 {
+        let misses = Misses {
+            first: fdinfo(first),
+            further: further.iter().copied().map(fdinfo).collect(),
+            made_up: Counter::ForkMadeUp,
+            left: Some(Counter::ForkLeft),
+        };
+        misses.lost(&sums(made_up, left)).unwrap()
     }
 
     #[test]
-    fn lost_is_what_neither_program_saw() {
-        let cases = [
-            // Missed by the first, missed by the second, made up, left to the second: lost.
-            (0, 0, 0, 0, 0),
-            (3, 0, 3, 0, 0),
-            // The second missed others.
-            (3, 5, 3, 0, 0),
-            (3, 5, 2, 0, 1),
-            // Nobody of ours: not made up, and not missed twice.
-            (3, 0, 0, 0, 0),
-            // Whose they were that both missed is not known.
-            (9, 2, 0, 0, 2),
-            // The first could not enter one, and the second could, or did not come to it.
-            (0, 0, 1, 1, 0),
-            (0, 1, 0, 1, 1),
-            // A moment too early.
-            (1, 0, 2, 0, 0),
-        ];
-        for (first, second, made_up, left, lost) in cases {
-            let counters = (Counter::ForkMadeUp, Some(Counter::ForkLeft));
-            let both = Misses::of_both(fdinfo(first), fdinfo(second), counters.0, counters.1);
-            let case = (first, second, made_up, left);
-            assert_eq!(both.lost(&sums(made_up, left)).unwrap(), lost, "{case:?}");
-        }
+    fn everything_that_a_single_program_missed_is_lost() {
+        assert_eq!(lost(3, &[], 0, 0), 3);
+    }
+
+    #[test]
+    fn lost_is_what_no_program_saw() {
+        assert_eq!(lost(0, &[0, 0], 0, 0), 0);
+        assert_eq!(lost(3, &[0, 0], 3, 0), 0);
+        // The others missed others.
+        assert_eq!(lost(3, &[5, 1], 3, 0), 0);
+        assert_eq!(lost(3, &[5, 1], 2, 0), 1);
+        // None of ours: not made up, and not missed by all.
+        assert_eq!(lost(3, &[2, 0], 0, 0), 0);
+        // Whose they were that all missed is not known.
+        assert_eq!(lost(9, &[4, 2], 0, 0), 2);
+        // A moment too early.
+        assert_eq!(lost(1, &[0, 0], 2, 0), 0);
+    }
+
+    #[test]
+    fn what_is_left_to_the_next_is_lost_where_that_missed_it() {
+        assert_eq!(lost(0, &[0, 0], 1, 1), 0);
+        assert_eq!(lost(0, &[0, 0], 2, 2), 0);
+        assert_eq!(lost(0, &[1, 1], 0, 1), 1);
     }
 
     #[test]
     fn kernels_before_5_12_tell_no_misses() {
         let mut file = tempfile::tempfile().unwrap();
         write!(file, "pos:\t0\nprog_type:\t26\n").unwrap();
-        assert_eq!(Misses::of(file).lost(&sums(0, 0)).unwrap(), 0);
+        assert_eq!(missed_runs(&file).unwrap(), 0);
     }
 }
