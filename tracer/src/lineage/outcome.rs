@@ -171,7 +171,7 @@ impl Lineage {
         }
         if failed > 0 {
             notes.push(format!(
-                "{failed} processes could not be tracked, nor what they started: the process table was full or busy; raise --max-processes"
+                "{failed} processes may be unknown, with what they started: the process table was full (raise --max-processes) or busy, or the kernel passed over a hook"
             ));
         }
         notes
