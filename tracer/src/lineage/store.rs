@@ -34,10 +34,9 @@ pub(crate) struct Links {
     child: Option<Link>,
     /// Its next older sibling.
     older: Option<Link>,
-    /// Its next younger sibling; `None`: it is the youngest, its parent points to it.
+    /// Its next younger sibling; `None`: it is the youngest, its parent points to it if that has an
+    /// entry.
     younger: Option<Link>,
-    /// It is on its parent's list.
-    linked: bool,
 }
 
 /// A slot that takes no more room where there is none.
@@ -108,16 +107,10 @@ impl Store {
         self.link(slot, parent);
     }
 
-    /// Takes one out, from its parent's children too; its own children have no place then.
+    /// Takes one out, from its parent's children too; its own children stay without a parent's entry.
     pub(crate) fn remove(&mut self, id: ProcessId) -> Option<Entry> {
         let slot = self.slot(id)?;
         self.unlink(slot);
-        for child in self.slots_of_children(slot) {
-            if let Some(child) = self.at_mut(child) {
-                let Links { child: its_own, .. } = child.links;
-                child.links = Links { child: its_own, ..Links::default() };
-            }
-        }
         let hash = self.hasher.hash_one(id.pid);
         if let Ok(found) = self.by_id.find_entry(hash, |place| place.slot == slot) {
             found.remove();
@@ -196,8 +189,6 @@ impl Store {
         let older = std::mem::replace(&mut entry.links.child, Link::to(slot));
         if let Some(entry) = self.at_mut(slot) {
             entry.links.older = older;
-            entry.links.younger = None;
-            entry.links.linked = true;
         }
         if let Some(older) = older.and_then(|older| self.at_mut(older.slot())) {
             older.links.younger = Link::to(slot);
@@ -207,11 +198,7 @@ impl Store {
     fn unlink(&mut self, slot: Slot) {
         let Some(entry) = self.at_mut(slot) else { return };
         let parent = entry.parent;
-        let Links { older, younger, .. } = entry.links;
-        if !std::mem::replace(&mut entry.links.linked, false) {
-            return;
-        }
-        (entry.links.older, entry.links.younger) = (None, None);
+        let (older, younger) = (entry.links.older.take(), entry.links.younger.take());
         if let Some(older) = older.and_then(|older| self.at_mut(older.slot())) {
             older.links.younger = younger;
         }
@@ -222,7 +209,9 @@ impl Store {
                 }
             }
             None => {
-                if let Some(parent) = self.get_mut(parent) {
+                if let Some(parent) = self.get_mut(parent)
+                    && parent.links.child == Link::to(slot)
+                {
                     parent.links.child = older;
                 }
             }
