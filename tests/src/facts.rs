@@ -232,7 +232,7 @@ impl Shared {
     }
 
     fn receive(self: &Arc<Self>, stream: UnixStream) -> std::io::Result<()> {
-        stream.set_read_timeout(Some(sys::PATIENCE * sys::slowness()))?;
+        stream.set_read_timeout(Some(sys::patience()))?;
         let peer = socket_peercred(&stream)?.pid.as_raw_pid();
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line)?;

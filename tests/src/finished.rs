@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::facts::{Fact, Facts};
-use crate::sys::{self, PATIENCE, Pid};
+use crate::sys::{self, Pid};
 
 /// A run that has ended. Dropping it kills everything that told a fact and still lives.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Finished {
     #[must_use]
     #[track_caller]
     pub fn eventually(&self, name: &str) -> Fact {
-        let told = self.facts.wait_told(name, PATIENCE * sys::slowness());
+        let told = self.facts.wait_told(name, sys::patience());
         told.unwrap_or_else(|| panic!("nothing told {name:?}\n{self:#}"))
     }
 

@@ -23,6 +23,7 @@ pub mod proc;
 pub mod recordings;
 pub mod run;
 mod skip;
+pub mod storm;
 mod stream;
 pub mod sys;
 mod terminal;

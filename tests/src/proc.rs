@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use crate::sys::{self, PATIENCE, Pid};
+use crate::sys::{self, Pid};
 
 /// The fields of `/proc/PID/stat` that tests look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,10 +153,10 @@ pub fn names_wchan() -> Result<(), String> {
 }
 
 /// Returns what `look` gives as soon as it gives something; panics, naming `what`, when that takes
-/// longer than [`PATIENCE`]. For conditions that no descriptor announces.
+/// longer than [`sys::patience`]. For conditions that no descriptor announces.
 #[track_caller]
 pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE * sys::slowness();
+    let deadline = Instant::now() + sys::patience();
     loop {
         if let Some(found) = look() {
             return found;

@@ -42,6 +42,12 @@ pub fn slowness() -> u32 {
     })
 }
 
+/// [`PATIENCE`] on this machine.
+#[must_use]
+pub fn patience() -> Duration {
+    PATIENCE * slowness()
+}
+
 /// Ends this process by `SIGALRM` after [`LIFE_SECONDS`]. Survives exec, not fork.
 pub fn bound_life() {
     let seconds = LIFE_SECONDS * slowness();

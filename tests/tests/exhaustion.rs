@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tracer_tests::cgroup::Cgroup;
-use tracer_tests::{Finished, Run, Running, binary, proc, skip, sys};
+use tracer_tests::{Finished, Run, Running, binary, proc, skip, storm, sys};
 
 const MINUTES: Duration = Duration::from_secs(180);
 
@@ -192,9 +192,7 @@ fn table_that_memory_does_not_suffice_for_is_refused_before_the_command_starts()
 
 #[test]
 fn tracer_that_runs_out_of_memory_calls_nothing_clean_and_spares_the_command() {
-    let waves = (20 / sys::slowness()).max(2);
-    let storm = ["storm", "children=400", &format!("waves={waves}"), "daemons=1"].map(String::from);
-    let run = Run::workload(storm).grace("300ms");
+    let run = Run::workload(storm::with(&[("daemons", 1)])).grace("300ms");
     let running = run.standing_for("standing", Duration::ZERO).patience(MINUTES).start();
     running.held("storm");
     // Less than it has: whatever it asks for from now on is refused.
@@ -203,7 +201,7 @@ fn tracer_that_runs_out_of_memory_calls_nothing_clean_and_spares_the_command() {
     let finished = running.finish();
     // Right all the same, or ended by an abort.
     assert_ne!(finished.status.code(), Some(0), "{finished:#}");
-    let started = i64::from(1 + waves * 400 + 1);
+    let started = i64::from(1 + storm::waves() * storm::CHILDREN + 1);
     assert_eq!(finished.eventually("stormed").number("started"), started);
     // And the next one works.
     Run::workload(["exit"]).finish().expect_nothing_found();

@@ -3,31 +3,15 @@
 
 use std::time::Duration;
 
-use tracer_tests::{Finished, Run, Running, bpf, proc, sys};
+use tracer_tests::{Finished, Run, Running, bpf, proc, storm, sys};
 
 const MINUTES: Duration = Duration::from_secs(180);
 const LONG: Duration = Duration::from_millis(1500);
 const ONE_PAGE: [&str; 2] = ["--ring-bytes", "4096"];
 
-/// Children of each wave of a storm.
-const CHILDREN: u32 = 400;
-
-/// Waves of a storm: its 8,000 processes, on a slow machine fewer, make many times the records that
-/// one page holds.
-fn waves() -> u32 {
-    (20 / sys::slowness()).max(2)
-}
-
-/// The storm as arguments of the workload.
-fn storm_of(amounts: &[(&str, u32)]) -> Vec<String> {
-    let fixed = [("children", CHILDREN), ("waves", waves())];
-    let numbers = fixed.iter().chain(amounts).map(|(name, number)| format!("{name}={number}"));
-    std::iter::once("storm".to_owned()).chain(numbers).collect()
-}
-
-/// Forks and reaps them, with so many zombies and daemons among them.
+/// A storm with so many zombies and daemons among them.
 fn storm(zombies: u32, daemons: u32) -> Run {
-    let storm = storm_of(&[("zombies", zombies), ("daemons", daemons)]);
+    let storm = storm::with(&[("zombies", zombies), ("daemons", daemons)]);
     let run = Run::workload(storm).patience(MINUTES);
     run.zombie_after("500ms").grace("300ms").standing_for("storm", Duration::ZERO)
 }
@@ -103,7 +87,7 @@ fn quiet_command_through_a_ring_of_one_page_is_clean() {
 #[test]
 fn zombies_whose_parent_ended_during_a_storm_are_found_through_a_ring_of_one_page() {
     // Nobody is left whose records could still tell: only the table knows.
-    let storm = storm_of(&[("zombies", 20)]).join(" ");
+    let storm = storm::with(&[("zombies", 20)]).join(" ");
     let line = format!(r#""$WORKLOAD" {storm}; exit 0"#);
     let run = Run::shell(&line).options(ONE_PAGE).zombie_after("500ms").patience(MINUTES);
     let run = run.standing_for("storm", Duration::ZERO).standing_for("standing", LONG);
@@ -129,7 +113,7 @@ fn rage_unwatched(run: Run) -> Running {
 
 /// A storm that begins when the test says so.
 fn held_storm(options: &[&str], zombies: u32, daemons: u32) -> Run {
-    let storm = storm_of(&[("zombies", zombies), ("daemons", daemons)]);
+    let storm = storm::with(&[("zombies", zombies), ("daemons", daemons)]);
     let run = Run::workload(storm).patience(MINUTES);
     run.zombie_after("500ms").grace("300ms").options(options.iter().copied())
 }
@@ -253,7 +237,7 @@ fn survivors_beyond_the_table_are_found() {
 
 #[test]
 fn survivors_beyond_the_table_and_the_ring_are_never_called_clean() {
-    let run = Run::workload(storm_of(&[("daemons", 100)])).grace("300ms");
+    let run = Run::workload(storm::with(&[("daemons", 100)])).grace("300ms");
     let run = run.options(ONE_PAGE).options(["--max-processes", "16"]).patience(MINUTES);
     let run = run.standing_for("storm", Duration::ZERO).standing_for("standing", Duration::ZERO);
     let finished = run.finish();
@@ -273,7 +257,7 @@ fn tracer_killed_during_a_storm_leaves_the_command_running_and_nothing_in_the_ke
     let finished = running.finish();
     assert_eq!(finished.status.code(), None, "{finished:#}");
     // Every child was forked and reaped as if nothing had happened.
-    let started = i64::from(1 + waves() * CHILDREN + 5);
+    let started = i64::from(1 + storm::waves() * storm::CHILDREN + 5);
     assert_eq!(finished.eventually("stormed").number("started"), started);
     finished.release("standing");
     bpf::expect_gone(&objects);

@@ -6,7 +6,7 @@ use super::{
     DEFAULT_PAIRS,
     consumption::{EventCost, bytes_per_process},
     core::Core,
-    hooks::{BUDGETED, HookCosts},
+    hooks::{BUDGETED, Calm, HookCosts},
     latency::{Latency, Zombies},
     loads::Loop,
     pairs::Spread,
@@ -83,9 +83,11 @@ const HOOKS: &str = "\
 BPF run-time statistics (`BPF_ENABLE_STATS`) during the load. They read the clock around each run,
 and part of that is in each figure: an empty program, attached to a tracepoint in the same way and
 measured beside them, says how much (`empty`). `a process` sums fork, exit, free and wait by process
-of the load, as measured and without what the statistics take. Executed instructions are not
-counted: a virtual machine often has no counters for that, and the verifier's number of instructions
-is of those it looked at.";
+of the load, as measured and without what the statistics take. A run that the machine interrupts
+counts with all the time that it stood, so beside the mean stands the median of windows of 50 ms,
+which such stalls do not move, and for `a process` also what the windows' lower quartiles sum to.
+Executed instructions are not counted: a virtual machine often has no counters for that, and the
+verifier's number of instructions is of those it looked at.";
 
 const EVENTS: &str = "\
 CPU time of tracer's own process (its `CLOCK_PROCESS_CPUTIME_ID`: user and system, none of COMMAND's),
@@ -210,13 +212,19 @@ fn all_budgets(results: &Results) -> Vec<Budget> {
     };
     for costs in &results.hooks {
         let what = format!("fork + exit + free + wait in the kernel, `{}`", costs.load);
-        add(&what, 1.0, "us", costs.process_net_ns / 1e3, None);
+        let calm = costs.process_net_calm_ns;
+        let measured = calm.map_or(costs.process_net_ns, |calm| calm.median);
+        let between = calm.map(|calm| (calm.quartile_1 / 1e3, costs.process_net_ns / 1e3));
+        add(&what, 1.0, "us", measured / 1e3, between);
     }
     let exec = results.hooks.iter().flat_map(|costs| &costs.hooks);
     if let Some(exec) =
         exec.filter(|hook| hook.program == "tracer_exec").max_by_key(|hook| hook.runs)
     {
-        add("exec with arguments in the kernel", 3.0, "us", exec.run_ns / 1e3, None);
+        let windows = exec.window_ns;
+        let measured = windows.map_or(exec.run_ns, |windows| windows.median);
+        let between = windows.map(|windows| (windows.quartile_1 / 1e3, exec.run_ns / 1e3));
+        add("exec with arguments in the kernel", 3.0, "us", measured / 1e3, between);
     }
     for (kind, percent) in [("vfork", 5.0), ("spawn", 1.0)] {
         let of_kind = |run: &&Loop| run.load.split(' ').next() == Some(kind);
@@ -287,7 +295,11 @@ fn loops(page: &mut String, title: &str, loops: &[Loop], is_traced: bool) -> fmt
 }
 
 fn hooks(page: &mut String, all: &[HookCosts]) -> fmt::Result {
-    writeln!(page, "| ns a run (runs a process) |{} |", cells(all, |of| format!("`{}`", of.load)))?;
+    writeln!(
+        page,
+        "| ns a run: median of windows, mean (runs a process) |{} |",
+        cells(all, |of| format!("`{}`", of.load))
+    )?;
     writeln!(page, "| --- |{} |", cells(all, |_| "---".to_owned()))?;
     let mut programs: Vec<&str> = BUDGETED.to_vec();
     for hook in all.iter().flat_map(|costs| &costs.hooks) {
@@ -300,7 +312,9 @@ fn hooks(page: &mut String, all: &[HookCosts]) -> fmt::Result {
             let hook = of.hooks.iter().find(|hook| hook.program == program);
             hook.map_or_else(String::new, |hook| {
                 let runs = float(hook.runs) / float(of.processes);
-                format!("{:.0} ({runs:.2})", hook.run_ns)
+                let calm =
+                    hook.window_ns.as_ref().map(|windows| format!("{:.0}, ", windows.median));
+                format!("{}{:.0} ({runs:.2})", calm.unwrap_or_default(), hook.run_ns)
             })
         };
         writeln!(page, "| `{program}` |{} |", cells(all, cell))?;
@@ -308,7 +322,19 @@ fn hooks(page: &mut String, all: &[HookCosts]) -> fmt::Result {
     writeln!(page, "| empty |{} |", cells(all, |of| format!("{:.0}", of.empty_ns)))?;
     writeln!(page, "| **a process**, ns |{} |", cells(all, |of| format!("{:.0}", of.process_ns)))?;
     let net = cells(all, |of| format!("**{:.0}**", of.process_net_ns));
-    writeln!(page, "| **a process** without `empty`, ns |{net} |")?;
+    writeln!(page, "| **a process** without `empty`, mean, ns |{net} |")?;
+    let calm = |of: fn(&Calm) -> f64| {
+        cells(all, move |costs| {
+            let calm = costs.process_net_calm_ns.as_ref().map(of);
+            calm.map_or_else(String::new, |calm| format!("**{calm:.0}**"))
+        })
+    };
+    let (median, quartile_1) = (calm(|calm| calm.median), calm(|calm| calm.quartile_1));
+    writeln!(page, "| **a process** without `empty`, medians of windows, ns |{median} |")?;
+    writeln!(
+        page,
+        "| **a process** without `empty`, lower quartiles of windows, ns |{quartile_1} |"
+    )?;
     let foreign = cells(all, |of| format!("{:.1} %", of.foreign * 100.0));
     writeln!(page, "| forks of other processes |{foreign} |")
 }
