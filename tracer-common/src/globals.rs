@@ -33,6 +33,8 @@ pub struct Offsets {
     pub task_children: u64,
     /// `task_struct.sibling`
     pub task_sibling: u64,
+    /// `task_struct.thread_node`
+    pub task_thread_node: u64,
     /// `task_struct.comm`
     pub task_comm: u64,
     /// `task_struct.mm`
@@ -45,6 +47,8 @@ pub struct Offsets {
     pub signal_live: u64,
     /// `signal_struct.nr_threads`
     pub signal_nr_threads: u64,
+    /// `signal_struct.thread_head`
+    pub signal_thread_head: u64,
     /// `signal_struct.flags`
     pub signal_flags: u64,
     /// `signal_struct.group_exit_code`

@@ -12,6 +12,8 @@ pub const PROC_OOM: u32 = 4;
 pub const PROC_ROOT: u32 = 8;
 /// [`Proc::flags`]: see [`crate::EXIT_CHILDREN_UNCOUNTED`].
 pub const PROC_CHILDREN_UNCOUNTED: u32 = 16;
+/// [`Proc::flags`]: one of its threads ended alone and had dead children then.
+pub const PROC_THREAD_LEFT_DEAD: u32 = 32;
 
 /// One process, by thread group id. Updated by the hooks also when the ring buffer is full.
 ///

@@ -42,14 +42,14 @@ use aya_log_ebpf::debug;
 use tracer_common::{
     Counter, EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_EXE_TRUNCATED,
     EXIT_CHILDREN_UNCOUNTED, ExecRecord, ExitRecord, FORK_ROOT, ForkRecord, MAX_ARGS, MAX_EXE,
-    PROC_CHILDREN_UNCOUNTED, PROC_OOM, PROC_ROOT, PROC_TOMBSTONE, PROC_UNREAPED, RecordKind,
-    ReleaseRecord, SignalRecord, UNREAPED_NOT_YET, UnreapedRecord,
+    PROC_CHILDREN_UNCOUNTED, PROC_OOM, PROC_ROOT, PROC_THREAD_LEFT_DEAD, PROC_TOMBSTONE,
+    PROC_UNREAPED, RecordKind, ReleaseRecord, SignalRecord, UNREAPED_NOT_YET, UnreapedRecord,
 };
 
 use crate::{
     emit::{header, now, send},
     procs::{Entry, add, get, set},
-    task::{Children, Group, PlainTask, Task, offset, peek, setting},
+    task::{Children, Group, PlainTask, Task, Threads, offset, peek, setting},
 };
 
 /// How many children of a dying process are looked at. Two loops, one within the other's global
@@ -310,6 +310,15 @@ fn exited(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
         if !childless {
             report_unreaped(Children::of_current(), group, entry);
         }
+        if group_is_dead && get!(entry, flags) & PROC_THREAD_LEFT_DEAD != 0 {
+            report_unreaped_by_threads(group);
+        }
+    } else if !childless && leaves_dead(Children::of_current()) {
+        // A thread's children go over to another when it is done with exiting
+        // (`forget_original_parent()`), or to the adopter if all others have begun to exit by then.
+        // Those that have passed this hook before that look at its children as well. What goes to the
+        // adopter in the moment between another's beginning and its hook is told by nobody.
+        entry.raise(PROC_THREAD_LEFT_DEAD);
     }
     // A leader that gets here after the last thread has only now its exit code.
     if !is_told && (group_is_dead || (get!(entry, exit_at) != 0 && current.pid() == group.pid)) {
@@ -360,6 +369,80 @@ extern "C" fn tracer_visit_children(
     while visited < CHILDREN_AT_ONCE && node != head {
         let (child, next) = PlainTask::from_sibling(node as usize);
         report_if_unreaped(child, parent);
+        node = next as u64;
+        visited += 1;
+    }
+    node
+}
+
+/// Reports the dead among the children that other threads of the dead group have still: those that
+/// have passed this hook and not got to where their children go over to another.
+#[inline(always)]
+fn report_unreaped_by_threads(group: Group) {
+    let Threads { head, mut next } = Threads::of_current();
+    let mut visited = 0;
+    while visited < CHILDREN_AT_ONCE && next != head {
+        next = tracer_visit_thread(next as u64, group.pid.into(), group.start) as usize;
+        visited += 1;
+    }
+}
+
+/// Reports the dead among the first [`CHILDREN_AT_ONCE`] children of one thread; returns the node
+/// of the next. A global function, see [`tracer_visit_children`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tracer_visit_thread(node: u64, parent_pid: u64, parent_start: u64) -> u64 {
+    let parent = Group { pid: parent_pid as u32, start: parent_start };
+    let (thread, next_thread) = PlainTask::from_thread_node(node as usize);
+    let Children { head, next: mut node } = Children::of(thread);
+    let mut visited = 0;
+    while visited < CHILDREN_AT_ONCE && node != head {
+        let (child, next) = PlainTask::from_sibling(node);
+        // It went over to somebody else just now, and this is that one's list.
+        if child.parent_tgid() != parent.pid {
+            break;
+        }
+        report_if_unreaped(child, parent);
+        node = next;
+        visited += 1;
+    }
+    next_thread as u64
+}
+
+/// Whether a thread that ends alone leaves a child that is dead, or more than can be looked at.
+#[inline(always)]
+fn leaves_dead(children: Children) -> bool {
+    let Children { head, mut next } = children;
+    let mut round = 0;
+    while round < MAX_CHILDREN / CHILDREN_AT_ONCE {
+        if next == head {
+            return false;
+        }
+        // Null: one of them is dead.
+        next = tracer_skip_living(head as u64, next as u64) as usize;
+        if next == 0 {
+            return true;
+        }
+        round += 1;
+    }
+    next != head
+}
+
+/// Looks at the next [`CHILDREN_AT_ONCE`] children as [`tracer_visit_children`] does; returns where
+/// to go on, 0 if one is dead. A global function like that one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tracer_skip_living(head: u64, node: u64) -> u64 {
+    let mut node = node;
+    let mut visited = 0;
+    while visited < CHILDREN_AT_ONCE && node != head {
+        let (child, next) = PlainTask::from_sibling(node as usize);
+        let group = Group { pid: child.tgid(), start: child.start() };
+        if let Some(entry) = procs::find(group)
+            && get!(entry, exit_at) != 0
+        {
+            return 0;
+        }
         node = next as u64;
         visited += 1;
     }

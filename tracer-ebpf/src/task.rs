@@ -29,12 +29,14 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     task_run_state: 0,
     task_children: 0,
     task_sibling: 0,
+    task_thread_node: 0,
     task_comm: 0,
     task_mm: 0,
     task_thread_pid: 0,
     task_cgroups: 0,
     signal_live: 0,
     signal_nr_threads: 0,
+    signal_thread_head: 0,
     signal_flags: 0,
     signal_group_exit_code: 0,
     sighand_sigchld_handler: 0,
@@ -337,7 +339,32 @@ impl Children {
     /// that the verifier knows, to be arguments of a global function.
     #[inline(always)]
     pub(crate) fn of_current() -> Self {
-        let head = PlainTask::current().0 + offset!(task_children);
+        Self::of(PlainTask::current())
+    }
+
+    /// The children of this thread. Of another than the running one the list may change under the
+    /// walk: a node may then lead into the list of whoever has that child now.
+    #[inline(always)]
+    pub(crate) fn of(thread: PlainTask) -> Self {
+        let head = thread.0 + offset!(task_children);
+        Self { head, next: peek(head) }
+    }
+}
+
+/// `signal->thread_head`, the threads of the running task's group that have not been released: a
+/// list of `thread_node`s, the running one among them.
+pub(crate) struct Threads {
+    /// Address of the list's head.
+    pub(crate) head: usize,
+    /// Address of the first node.
+    pub(crate) next: usize,
+}
+
+impl Threads {
+    #[inline(always)]
+    pub(crate) fn of_current() -> Self {
+        let signal: usize = PlainTask::current().read(offset!(task_signal));
+        let head = signal + offset!(signal_thread_head);
         Self { head, next: peek(head) }
     }
 }
@@ -362,6 +389,13 @@ impl PlainTask {
         (task, peek(node))
     }
 
+    /// The task whose `thread_node` lies at this address, and the address of the next one's.
+    #[inline(always)]
+    pub(crate) fn from_thread_node(node: usize) -> (Self, usize) {
+        let task = Self(node.wrapping_sub(offset!(task_thread_node)));
+        (task, peek(node))
+    }
+
     #[inline(always)]
     fn read<T: Copy>(self, offset: usize) -> T {
         peek(self.0 + offset)
@@ -380,6 +414,12 @@ impl PlainTask {
     #[inline(always)]
     pub(crate) fn start(self) -> u64 {
         self.read(offset!(task_start_boottime))
+    }
+
+    /// The thread group that it is a child of.
+    #[inline(always)]
+    pub(crate) fn parent_tgid(self) -> u32 {
+        Self(self.read(offset!(task_real_parent))).tgid()
     }
 
     /// `task->exit_state`.
