@@ -88,7 +88,7 @@ impl Step<'_> {
                 forker: self.id(3),
                 parent: self.id(4),
                 pids: self.pids(process.pid),
-                cgroup: None,
+                cgroup: None, thread: None,
                 root: self.bit(0),
             },
             2 => Event::Exec { at, process, exe: self.0, args: self.0, truncated: self.bit(0) },

@@ -79,6 +79,10 @@ pub struct Offsets {
     pub mm_arg_start: u64,
     /// `mm_struct.arg_end`
     pub mm_arg_end: u64,
+    /// `mm_struct.env_start`
+    pub mm_env_start: u64,
+    /// `mm_struct.env_end`
+    pub mm_env_end: u64,
     /// `linux_binprm.filename`
     pub binprm_filename: u64,
     /// `kernel_siginfo.si_code`
@@ -102,6 +106,79 @@ pub struct Settings {
     pub hooks_repeat: u32,
     /// 1 to log diagnostics through aya-log.
     pub log: u32,
+}
+
+/// Most names of environment variables that are looked for.
+pub const MARKER_NAMES: u32 = 64;
+/// Most bytes of such a name, with the `=` behind it.
+pub const MARKER_NAME_LEN: usize = 40;
+
+/// The name of an environment variable that is taken at exec: a marker of an agent or of a tool
+/// call. All others stay where they are: an environment holds secrets.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MarkerName {
+    /// The name and `=`, zeros behind.
+    pub name: [u64; MARKER_NAME_LEN / 8],
+    /// Ones over these bytes. All zero: no name, and none after it.
+    pub mask: [u64; MARKER_NAME_LEN / 8],
+}
+
+impl MarkerName {
+    /// Of a name without its `=`; `None` if it is empty or too long.
+    pub fn new(name: &[u8]) -> Option<Self> {
+        if name.is_empty() || name.len() >= MARKER_NAME_LEN {
+            return None;
+        }
+        let (mut bytes, mut mask) = ([0; MARKER_NAME_LEN], [0; MARKER_NAME_LEN]);
+        bytes[..name.len()].copy_from_slice(name);
+        bytes[name.len()] = b'=';
+        mask[..=name.len()].fill(0xff);
+        let words = |bytes: [u8; MARKER_NAME_LEN]| {
+            let mut words = [0; MARKER_NAME_LEN / 8];
+            for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+                let mut eight = [0; 8];
+                eight.copy_from_slice(bytes);
+                *word = u64::from_ne_bytes(eight);
+            }
+            words
+        };
+        Some(Self { name: words(bytes), mask: words(mask) })
+    }
+}
+
+/// Which first four bytes of an environment variable a marker's name may have: a bit for each hash
+/// of them. Most variables are none, and are left at that.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MarkerFilter {
+    /// 256 bits.
+    pub bits: [u64; 4],
+}
+
+impl MarkerFilter {
+    /// Lets variables of this name through. Shorter ones than three bytes, whose first four have
+    /// some of the value, cannot be.
+    pub fn admit(&mut self, name: &[u8]) -> bool {
+        let mut first = [0; 4];
+        for (at, byte) in first.iter_mut().zip(name.iter().chain(b"=")) {
+            *at = *byte;
+        }
+        if name.len() < 3 {
+            return false;
+        }
+        let (word, bit) = Self::place(u32::from_ne_bytes(first));
+        self.bits[word as usize] |= bit;
+        true
+    }
+
+    /// Word and bit of the first four bytes.
+    #[inline(always)]
+    pub fn place(first: u32) -> (u32, u64) {
+        // Knuth's multiplicative hash: the highest bits depend on all.
+        let hash = first.wrapping_mul(0x9e37_79b1) >> 24;
+        (hash >> 6, 1 << (hash & 63))
+    }
 }
 
 /// What user space and the programs change while they run.

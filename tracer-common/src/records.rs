@@ -2,12 +2,18 @@
 //! the rest is read. Fixed size, except [`ExecRecord`], whose strings follow with their lengths.
 
 /// The layout version carried by every record. A reader refuses any other.
-pub const RECORD_VERSION: u8 = 1;
+pub const RECORD_VERSION: u8 = 2;
 
 /// Most bytes of a command line that are taken at exec.
 pub const MAX_ARGS: usize = 4096;
 /// Most bytes of an executable's path that are taken at exec.
 pub const MAX_EXE: usize = 512;
+/// Most environment variables that are looked at for markers at exec.
+pub const MAX_VARIABLES: u32 = 256;
+/// Most bytes of one marker variable: its name, `=`, its value and a NUL.
+pub const MAX_MARKER: usize = 256;
+/// Most bytes of all marker variables that are taken at exec.
+pub const MAX_MARKERS: usize = 2048;
 
 /// What a record tells.
 #[repr(u8)]
@@ -91,6 +97,10 @@ pub const EXEC_ARGS_TRUNCATED: u16 = 1;
 pub const EXEC_ARGS_UNREADABLE: u16 = 2;
 /// [`ExecRecord`]: the path is longer than [`MAX_EXE`] and was cut.
 pub const EXEC_EXE_TRUNCATED: u16 = 4;
+/// [`ExecRecord`]: there may be more marker variables than were taken: the environment has more than
+/// [`MAX_VARIABLES`], one of them is longer than [`MAX_MARKER`], all than [`MAX_MARKERS`], or it could
+/// not be read to its end.
+pub const EXEC_MARKERS_TRUNCATED: u16 = 8;
 /// [`ExitRecord`]: the children at the group's end were more than could be looked at, so that the
 /// lack of an [`UnreapedRecord`] proves nothing about the rest.
 pub const EXIT_CHILDREN_UNCOUNTED: u16 = 1;
@@ -123,10 +133,15 @@ pub struct ForkRecord {
     pub namespace_level: u32,
     /// Which invocation it belongs to.
     pub invocation: u32,
+    /// The thread that called fork, as its own, innermost PID namespace sees it.
+    pub thread: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A process executed a program. `exe_len` bytes of path follow, then `args_len` bytes of
-/// NUL-separated arguments.
+/// NUL-separated arguments, then `markers_len` bytes of environment variables, `NAME=value` each with
+/// a NUL behind it: those that [`crate::MarkerName`]s ask for, and no other.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExecRecord {
@@ -138,8 +153,10 @@ pub struct ExecRecord {
     pub exe_len: u16,
     /// Bytes of arguments that follow the path.
     pub args_len: u16,
+    /// Bytes of marker variables that follow the arguments.
+    pub markers_len: u16,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: u16,
 }
 
 /// A process's last thread died.

@@ -12,6 +12,7 @@ use tracer_common::{
 };
 
 use crate::{
+    environment::Scan,
     procs,
     task::{Group, setting},
 };
@@ -35,6 +36,8 @@ static EXEC_SCRATCH: PerCpuArray<ExecScratch> = PerCpuArray::with_max_entries(1,
 pub(crate) struct ExecScratch {
     pub(crate) record: ExecRecord,
     pub(crate) strings: [u8; STRINGS],
+    /// Behind what is sent.
+    pub(crate) scan: Scan,
 }
 
 const STRINGS: usize = 4 * MAX_ARGS;
@@ -139,7 +142,7 @@ pub(crate) unsafe fn send_exec(scratch: *mut ExecScratch, strings: usize) {
 /// In assembly, because LLVM drops a mask that it can prove redundant and then leaves the
 /// verifier, which cannot prove it, without a bound.
 #[inline(always)]
-fn bounded<const MASK: usize>(value: usize) -> usize {
+pub(crate) fn bounded<const MASK: usize>(value: usize) -> usize {
     let mut value = value;
     // SAFETY: one arithmetic instruction.
     unsafe {

@@ -28,6 +28,7 @@
 #![expect(clippy::needless_borrows_for_generic_args, reason = "keys lie on the stack once")]
 
 mod emit;
+mod environment;
 mod procs;
 mod task;
 
@@ -40,7 +41,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use tracer_common::{
-    Counter, EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_EXE_TRUNCATED,
+    Counter, EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_EXE_TRUNCATED, EXEC_MARKERS_TRUNCATED,
     EXIT_CHILDREN_UNCOUNTED, ExecRecord, ExitRecord, FORK_ROOT, ForkRecord, MAX_ARGS, MAX_EXE,
     PROC_CHILDREN_UNCOUNTED, PROC_OOM, PROC_ROOT, PROC_THREAD_LEFT_DEAD, PROC_TOMBSTONE,
     PROC_UNREAPED, RecordKind, ReleaseRecord, SignalRecord, UNREAPED_NOT_YET, UnreapedRecord,
@@ -49,7 +50,7 @@ use tracer_common::{
 use crate::{
     emit::{header, now, send},
     procs::{Entry, add, get, set},
-    task::{Children, Group, PlainTask, Task, Threads, offset, peek, setting},
+    task::{Children, Group, PlainTask, Strings, Task, Threads, offset, peek, setting},
 };
 
 /// How many children of a dying process are looked at. Two loops, one within the other's global
@@ -113,6 +114,7 @@ fn forked(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
     let parent = child.real_parent().group();
     let cgroup = child.cgroup();
     let level = child.level();
+    let thread = current.inner_id();
     let mut flags = 0;
     let (entry, invocation) = match procs::find(forker) {
         Some(entry) => (Some(entry), get!(entry, invocation)),
@@ -185,6 +187,8 @@ fn forked(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
             namespace_pid: inner.innermost,
             namespace_level: inner.level,
             invocation,
+            thread,
+            reserved: 0,
         },
     );
     if setting!(log) != 0 {
@@ -233,7 +237,7 @@ fn tracer_exec(ctx: BtfTracePointContext) -> i32 {
         if exe_len >= MAX_EXE - 1 {
             flags |= EXEC_EXE_TRUNCATED;
         }
-        let (from, to) = current.arguments();
+        let Strings { arguments: (from, to), environment } = current.strings();
         let mut args_len = to.wrapping_sub(from);
         if args_len > MAX_ARGS as u64 {
             flags |= EXEC_ARGS_TRUNCATED;
@@ -244,14 +248,20 @@ fn tracer_exec(ctx: BtfTracePointContext) -> i32 {
             flags |= EXEC_ARGS_UNREADABLE;
             args_len = 0;
         }
+        let strings = exe_len + args_len;
+        let markers = environment::scan(scratch, strings, environment.0, environment.1);
+        if markers.truncated {
+            flags |= EXEC_MARKERS_TRUNCATED;
+        }
         (*scratch).record = ExecRecord {
             header: header(RecordKind::Exec, group, at, flags),
             cgroup,
             exe_len: exe_len as u16,
             args_len: args_len as u16,
+            markers_len: markers.len as u16,
             reserved: 0,
         };
-        emit::send_exec(scratch, exe_len + args_len);
+        emit::send_exec(scratch, strings + markers.len);
     }
     if setting!(log) != 0 {
         debug!(&ctx, "exec {}", group.pid);

@@ -52,6 +52,8 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     pid_namespace_inum: 0,
     mm_arg_start: 0,
     mm_arg_end: 0,
+    mm_env_start: 0,
+    mm_env_end: 0,
     binprm_filename: 0,
     siginfo_code: 0,
 };
@@ -160,6 +162,12 @@ pub(crate) struct Group {
     pub(crate) start: u64,
 }
 
+/// Start and end each, in the address space of a task.
+pub(crate) struct Strings {
+    pub(crate) arguments: (u64, u64),
+    pub(crate) environment: (u64, u64),
+}
+
 /// A task's pids in inner namespaces.
 pub(crate) struct InnerPids {
     pub(crate) local: u32,
@@ -249,16 +257,17 @@ impl Task {
         unsafe { load(node, offset!(kernfs_node_id)) }
     }
 
-    /// Start and end of the argument strings in the task's address space.
+    /// Where the strings of its arguments and of its environment lie in the task's address space.
     #[inline(always)]
-    pub(crate) fn arguments(self) -> (u64, u64) {
+    pub(crate) fn strings(self) -> Strings {
         // SAFETY: a task_struct, see `new`.
         let mm: *const u8 = unsafe { load(self.0, offset!(task_mm)) };
         // SAFETY: an mm_struct, by the field's type.
-        let start = unsafe { load(mm, offset!(mm_arg_start)) };
-        // SAFETY: the same.
-        let end = unsafe { load(mm, offset!(mm_arg_end)) };
-        (start, end)
+        let field = |offset| unsafe { load(mm, offset) };
+        Strings {
+            arguments: (field(offset!(mm_arg_start)), field(offset!(mm_arg_end))),
+            environment: (field(offset!(mm_env_start)), field(offset!(mm_env_end))),
+        }
     }
 
     /// Depth of its PID namespace; 0 is the initial one.
@@ -290,6 +299,14 @@ impl Task {
             _ => 0,
         };
         InnerPids { local, innermost, level }
+    }
+
+    /// Its own id in its own PID namespace, of the thread and not of its group.
+    #[inline(always)]
+    pub(crate) fn inner_id(self) -> u32 {
+        let pid: usize = peek(self.0 as usize + offset!(task_thread_pid));
+        let level: u32 = peek(pid + offset!(pid_level));
+        peek(pid + offset!(pid_numbers) + level as usize * offset!(upid_size) + offset!(upid_nr))
     }
 
     /// If this task belongs to the tracer: the depth of its PID namespace, plus 1.

@@ -87,7 +87,16 @@ impl History {
         let pids = Pids { host: pid, local: Some(pid), namespace: pid, level: 0 };
         let (at, child, forker) = (Nanos(self.now), id(pid), id(forker));
         let root = pid == ROOT;
-        self.tell(Event::Fork { at, child, forker, parent: forker, pids, cgroup: None, root });
+        self.tell(Event::Fork {
+            at,
+            child,
+            forker,
+            parent: forker,
+            pids,
+            cgroup: None,
+            thread: None,
+            root,
+        });
     }
 
     /// A whole life of [`EVENTS_A_LIFE`] events, reaped at once.
@@ -96,7 +105,15 @@ impl History {
         let args = b"/usr/bin/job\0--number\0seven\0";
         self.fork(ROOT, pid);
         let at = Nanos(self.now);
-        self.tell(Event::Exec { at, process, exe: b"/usr/bin/job", args, truncated: false });
+        self.tell(Event::Exec {
+            at,
+            process,
+            exe: b"/usr/bin/job",
+            args,
+            truncated: false,
+            markers: b"",
+            markers_truncated: false,
+        });
         let at = Nanos(self.now);
         self.tell(Event::Exit { at, process, status: 0, parent, children_uncounted: false });
         let at = Nanos(self.now);

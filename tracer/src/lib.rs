@@ -21,3 +21,4 @@ pub mod procfs;
 pub mod recording;
 pub mod report;
 pub mod signals;
+pub mod toolcall;

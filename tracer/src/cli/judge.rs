@@ -21,8 +21,14 @@ use crate::{
 // No doc comment: clap would show it in the place of the subcommand's.
 #[derive(Debug, Args)]
 pub(super) struct JudgeArgs {
-    /// Findings that fail the run: zombie, survivor, orphan, stuck; or none
-    #[arg(long, value_name = "KINDS", value_delimiter = ',', default_value = "zombie,survivor")]
+    // In an attribute: see `report`.
+    #[arg(
+        long,
+        value_name = "KINDS",
+        value_delimiter = ',',
+        default_value = "zombie,survivor",
+        help = "Findings that fail the run: zombie, survivor, orphan, stuck, outlived_call; or none"
+    )]
     fail_on: Vec<FailOn>,
     /// Fail also on what was put right in time
     #[arg(long)]
@@ -54,6 +60,8 @@ enum FailOn {
     Survivor,
     Orphan,
     Stuck,
+    #[value(name = "outlived_call")]
+    OutlivedCall,
     None,
 }
 
@@ -85,6 +93,7 @@ impl JudgeArgs {
                 FailOn::Survivor => Ok(FindingKind::Survivor),
                 FailOn::Orphan => Ok(FindingKind::Orphan),
                 FailOn::Stuck => Ok(FindingKind::Stuck),
+                FailOn::OutlivedCall => Ok(FindingKind::OutlivedCall),
                 FailOn::None => bail!("--fail-on none stands alone, without other kinds"),
             })
             .collect()

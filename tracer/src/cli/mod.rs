@@ -12,9 +12,12 @@ use clap::{Parser, Subcommand};
 
 pub use exit::Status;
 
-use crate::kernel::{
-    host::HookCheck,
-    load::{DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, Probes},
+use crate::{
+    kernel::{
+        host::HookCheck,
+        load::{DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, Probes},
+    },
+    lineage::Rules,
 };
 
 /// Finds, explains and gates on the processes that a command leaves behind.
@@ -82,9 +85,11 @@ pub fn in_one_line(error: &anyhow::Error) -> String {
 
 /// `tracer doctor`.
 fn check_host() -> anyhow::Result<Status> {
+    let rules = Rules::built_in();
     let options = LoadOptions {
         max_processes: DEFAULT_MAX_PROCESSES,
         ring_bytes: DEFAULT_RING_BYTES,
+        markers: rules.markers(),
         log: false,
     };
     let hooks = || {

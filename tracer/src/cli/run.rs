@@ -2,8 +2,10 @@
 
 use std::{
     ffi::OsString,
+    fs,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
+    rc::Rc,
     time::Duration,
 };
 
@@ -17,11 +19,12 @@ use super::{
 };
 use crate::{
     driver::{self, CommandError, RunError, RunOptions, Settled, User},
+    escape,
     kernel::{
         host,
         load::{DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, Probes},
     },
-    lineage::{Config, Life},
+    lineage::{BUILT_IN, Config, Life, Rules},
     recording::{Ending, Recorder},
     report::LifeLog,
 };
@@ -53,6 +56,9 @@ pub(super) struct RunArgs {
     /// Write a line of JSON about every process, leak or not
     #[arg(long, value_name = "FILE")]
     log_processes: Option<PathBuf>,
+    /// Know more agents: a TOML file of rules, see GUIDE.md (repeatable)
+    #[arg(long, value_name = "FILE")]
+    rules: Vec<PathBuf>,
     /// What to do with a leak
     #[arg(long, value_name = "ACTION", default_value = "report")]
     on_leak: OnLeak,
@@ -100,6 +106,20 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
 }
 
 impl RunArgs {
+    /// The built-in rules of agents, and those of files.
+    fn rules(&self) -> anyhow::Result<Rules> {
+        let mut texts = vec![BUILT_IN.to_owned()];
+        for path in &self.rules {
+            let shown = escape::terminal(path.as_os_str().as_bytes());
+            let text = fs::read_to_string(path);
+            let text = text.with_context(|| format!("failed to read agent rules from {shown}"))?;
+            // Alone, so that an error is known for this file's.
+            Rules::of(vec![text.clone()]).with_context(|| format!("failed to use {shown}"))?;
+            texts.push(text);
+        }
+        Ok(Rules::of(texts)?)
+    }
+
     /// Whether the kernel programs' diagnostics are asked for.
     pub(super) fn logs_kernel(&self) -> bool {
         self.log_bpf
@@ -136,6 +156,7 @@ pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<S
         command: args.command.clone(),
         user: args.user.clone(),
         config: args.config(),
+        rules: Rc::new(args.rules()?),
     };
     let (ending, status) = match watch(args, &run, recorder.as_mut(), lives.as_mut())? {
         Ok(Settled { lineage, settlement }) => {
@@ -169,6 +190,7 @@ fn watch(
     let options = LoadOptions {
         max_processes: args.max_processes,
         ring_bytes: args.ring_bytes,
+        markers: run.rules.markers(),
         log: args.log_bpf || cfg!(debug_assertions),
     };
     let mut probes = Probes::attach(options).context("failed to set up the kernel side")?;

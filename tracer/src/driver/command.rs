@@ -4,6 +4,7 @@ use std::{
     ffi::{CString, OsStr, OsString},
     io,
     os::unix::process::CommandExt as _,
+    path::Path,
     process,
 };
 
@@ -11,7 +12,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpgrp, kill_process, 
 use thiserror::Error;
 
 use super::signals::SignalState;
-use crate::lineage::ExitStatus;
+use crate::{lineage::ExitStatus, toolcall::SOCKET};
 
 /// Why COMMAND did not run, or could not be handled.
 #[derive(Debug, Error)]
@@ -109,17 +110,24 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// Starts it with the tracer's own standard streams, environment and process group.
+    /// Starts it with the tracer's own standard streams, environment and process group, and with the
+    /// path of the socket that announcements go to in its environment.
     pub(super) fn spawn(
         line: &[OsString],
         user: Option<&User>,
         state: SignalState,
+        socket: Option<&Path>,
     ) -> Result<Self, CommandError> {
         let Some((program, args)) = line.split_first() else {
             return Err(CommandError::NotFound(OsString::new()));
         };
         let mut command = process::Command::new(program);
         command.args(args);
+        match socket {
+            Some(socket) => command.env(SOCKET, socket),
+            // That of a tracer around this one knows nothing of what this one starts.
+            None => command.env_remove(SOCKET),
+        };
         let user = user.cloned();
         let prepare = move || {
             if let Some(user) = &user {

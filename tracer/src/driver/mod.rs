@@ -9,11 +9,12 @@
 //! ```
 
 mod command;
+mod hearing;
 mod observe;
 mod recorded;
 mod signals;
 
-use std::{ffi::OsString, io, os::unix::ffi::OsStrExt as _, time::Duration};
+use std::{ffi::OsString, io, os::unix::ffi::OsStrExt as _, rc::Rc, time::Duration};
 
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
@@ -22,6 +23,7 @@ pub use command::{CommandError, User, UserError};
 pub use signals::SignalError;
 
 use command::Command;
+use hearing::Hearing;
 use observe::{Observers, Question};
 use recorded::Recorded;
 use signals::{Delivery, Signals};
@@ -34,10 +36,11 @@ use crate::{
         records,
         ring::{Batch, Reader, ReaderError, Records},
     },
-    lineage::{Config, Event, Life, Lineage, Nanos, Output, ProcessId, Reading},
+    lineage::{Config, Event, Life, Lineage, Nanos, Output, ProcessId, Reading, Rules},
     priority,
     procfs::{self, BootClock, Procfs},
     recording::{Opening, Recorder, RecordingError, Settlement},
+    toolcall::{announce, listener::Listener},
 };
 
 /// What to run.
@@ -49,6 +52,8 @@ pub struct RunOptions {
     pub user: Option<User>,
     /// When something is a leak.
     pub config: Config,
+    /// What is an agent.
+    pub rules: Rc<Rules>,
 }
 
 /// Why a run came to no verdict.
@@ -117,16 +122,19 @@ pub async fn run(
     if let Some(recorder) = &mut recorder {
         recorder.begin(&opening(options, clock))?;
     }
-    let mut lineage = Recorded::new(Lineage::new(options.config), recorder);
+    let lineage = Lineage::with_rules(options.config, Rc::clone(&options.rules));
+    let mut lineage = Recorded::new(lineage, recorder);
     introduce_bystanders(&procfs, &mut lineage);
     let signals = Signals::receive()?;
     let ring = probes.take_ring().ok_or(LoadError::Missing("RECORDS"))?;
     let reader = Reader::start(ring, probes.ring_bytes())?;
     let streams = CommandStreams::of_this_process(&procfs);
     let observers = Observers::start(procfs, streams).map_err(RunError::Looker)?;
+    let listener = Listener::start().inspect_err(|error| log::warn!("failed to {error}")).ok();
     probes.arm(INVOCATION)?;
-    let command = match Command::spawn(&options.command, options.user.as_ref(), signals.inherited())
-    {
+    let socket = listener.as_ref().map(Listener::path);
+    let user = options.user.as_ref();
+    let command = match Command::spawn(&options.command, user, signals.inherited(), socket) {
         Ok(command) => command,
         Err(error) => {
             probes.disarm()?;
@@ -140,6 +148,7 @@ pub async fn run(
         lineage,
         reader,
         observers,
+        hearing: Hearing::new(listener),
         clock,
         command,
         lives,
@@ -164,6 +173,7 @@ fn opening(options: &RunOptions, clock: BootClock) -> Opening {
         epoch_offset: clock.epoch_offset(),
         command: options.command.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
         config: options.config,
+        rules: options.rules.texts().to_vec(),
     }
 }
 
@@ -188,6 +198,7 @@ struct Driver<'r> {
     lineage: Recorded<'r>,
     reader: Reader,
     observers: Observers,
+    hearing: Hearing,
     clock: BootClock,
     command: Command,
     lives: &'r mut dyn FnMut(&Life, i64),
@@ -221,6 +232,12 @@ impl Driver<'_> {
                     counts_due.get_or_insert_with(|| Instant::now() + COUNTS_EVERY);
                 }
                 Some(answer) = self.observers.next() => self.lineage.handle(answer),
+                () = self.hearing.listen() => {
+                    // Who spoke, and what it had forked by then, is in the ring.
+                    self.hearing.drain();
+                    self.catch_up().await?;
+                    self.hear(None);
+                }
                 delivery = signals.next() => self.signalled(delivery?).await?,
                 () = at(deadline) => {
                     let now = self.clock.now();
@@ -240,7 +257,10 @@ impl Driver<'_> {
     /// Detaches, drains, and answers the last questions: a verdict never races with its own ring.
     async fn finish(mut self) -> Result<Settled, RunError> {
         self.probes.detach()?;
+        self.hearing.drain();
         self.catch_up().await?;
+        self.hear(None);
+        self.lineage.handle(Event::AnnouncementsRefused(self.hearing.refused()));
         // Where there was a loss, also one that was made up for since.
         if self.look_for_losses()? || self.recovered {
             // Only now that no more are forked can it be said how many came and went unseen.
@@ -279,9 +299,12 @@ impl Driver<'_> {
     fn take(&mut self, batch: Option<Batch>) -> Result<(), RunError> {
         let Some(batch) = batch else { return Err(RunError::ReaderEnded) };
         let Batch::Records(batch) = batch else { return Ok(()) };
+        // Whoever announced something before what is in this batch has done so by now.
+        self.hearing.drain();
         for record in Records::of(&batch) {
             match records::decode(record) {
                 Ok(event) => {
+                    self.hear(event.at());
                     if let Some(reading) = &mut self.reading {
                         reading.note(&event);
                     }
@@ -295,6 +318,15 @@ impl Driver<'_> {
         }
         self.lineage.flush();
         Ok(())
+    }
+
+    /// Takes in what was announced before this time; without one, all.
+    fn hear(&mut self, before: Option<Nanos>) {
+        while let Some(received) = self.hearing.next(before) {
+            if let Some(announcement) = announce::announcement(&received) {
+                self.lineage.handle(Event::Announced(Box::new(announcement)));
+            }
+        }
     }
 
     /// Takes in everything that is in the ring now.

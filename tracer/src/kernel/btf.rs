@@ -189,6 +189,8 @@ impl KernelBtf {
                 + self.structure("ns_common")?.field("inum")?,
             mm_arg_start: mm.field("arg_start")?,
             mm_arg_end: mm.field("arg_end")?,
+            mm_env_start: mm.field("env_start")?,
+            mm_env_end: mm.field("env_end")?,
             binprm_filename: self.structure("linux_binprm")?.field("filename")?,
             siginfo_code: self.structure("kernel_siginfo")?.field("si_code")?,
         })

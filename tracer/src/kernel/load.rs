@@ -19,7 +19,10 @@ use aya::{
     programs::{BtfTracePoint, FEntry, ProgramError},
 };
 use thiserror::Error;
-use tracer_common::{COUNTERS, Control, Counter, Offsets, RecordKind, Settings};
+use tracer_common::{
+    COUNTERS, Control, Counter, MARKER_NAMES, MarkerFilter, MarkerName, Offsets, RecordKind,
+    Settings,
+};
 
 use super::{
     btf::{BtfError, KernelBtf},
@@ -128,6 +131,14 @@ pub enum LoadError {
     /// The kernel's own count of missed events is not to be had.
     #[error("read the kernel's count of missed events in /proc/self/fdinfo: {}{}", .0, advice(.0))]
     Missed(#[source] io::Error),
+    /// A variable's name that the kernel side cannot look for.
+    #[error(
+        "look for the environment variable {name:?}: names have 3 to 39 bytes, and there are at most {MARKER_NAMES}"
+    )]
+    Marker {
+        /// Its name.
+        name: String,
+    },
     /// The own PID namespace is not to be seen.
     #[error("read /proc/self/ns/pid: {0}")]
     Namespace(#[source] io::Error),
@@ -135,11 +146,13 @@ pub enum LoadError {
 
 /// How to load.
 #[derive(Clone, Copy, Debug)]
-pub struct LoadOptions {
+pub struct LoadOptions<'a> {
     /// Processes that can be tracked at once.
     pub max_processes: u32,
     /// Bytes of the ring buffer: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
+    /// Names of the environment variables that are taken at exec; no other is.
+    pub markers: &'a [Vec<u8>],
     /// Log the kernel programs' diagnostics.
     pub log: bool,
 }
@@ -196,6 +209,12 @@ struct SettingsValue(Settings);
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
 struct ControlValue(Control);
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct FilterValue(MarkerFilter);
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct MarkerValue(MarkerName);
 
 // SAFETY: repr(C), integers only, no padding.
 unsafe impl Pod for OffsetsValue {}
@@ -203,13 +222,17 @@ unsafe impl Pod for OffsetsValue {}
 unsafe impl Pod for SettingsValue {}
 // SAFETY: repr(C), integers only, no padding.
 unsafe impl Pod for ControlValue {}
+// SAFETY: repr(C), integers only, no padding.
+unsafe impl Pod for FilterValue {}
+// SAFETY: repr(C), integers only, no padding.
+unsafe impl Pod for MarkerValue {}
 
 impl Probes {
     /// Loads everything and attaches every hook.
     ///
     /// # Errors
     /// Privilege, BTF, a field, a map or a required hook is lacking. The optional hook is not.
-    pub fn attach(options: LoadOptions) -> Result<Self, LoadError> {
+    pub fn attach(options: LoadOptions<'_>) -> Result<Self, LoadError> {
         let (mut probes, btf) = Self::load(options)?;
         for hook in &HOOKS {
             probes.attach_tracepoint(hook, &btf)?;
@@ -236,7 +259,7 @@ impl Probes {
     ///
     /// # Errors
     /// What comes before any hook: BTF, maps.
-    pub fn check(options: LoadOptions) -> Result<Vec<HookCheck>, LoadError> {
+    pub fn check(options: LoadOptions<'_>) -> Result<Vec<HookCheck>, LoadError> {
         let (mut probes, btf) = Self::load(options)?;
         for hook in &HOOKS {
             let outcome = probes.attach_tracepoint(hook, &btf);
@@ -250,8 +273,9 @@ impl Probes {
         Ok(probes.hooks)
     }
 
-    fn load(options: LoadOptions) -> Result<(Self, Btf), LoadError> {
-        let LoadOptions { max_processes, ring_bytes, log } = options;
+    fn load(options: LoadOptions<'_>) -> Result<(Self, Btf), LoadError> {
+        let LoadOptions { max_processes, ring_bytes, markers, log } = options;
+        let (filter, names) = wanted_markers(markers)?;
         raise_memlock();
         let kernel = KernelBtf::of_running_kernel()?;
         let offsets = OffsetsValue(kernel.offsets()?);
@@ -271,10 +295,17 @@ impl Probes {
             .btf(Some(&btf))
             .override_global("OFFSETS", &offsets, true)
             .override_global("SETTINGS", &settings, true)
+            .override_global("MARKER_FILTER", &FilterValue(filter), true)
             .map_max_entries("PROCS", max_processes)
             .map_max_entries("RECORDS", ring_bytes)
             .load(OBJECT)
             .map_err(|error| LoadError::Object(Box::new(error)))?;
+        let failed = |source| LoadError::Map { map: "MARKERS", source: Box::new(source) };
+        let wanted = ebpf.map_mut("MARKERS").ok_or(LoadError::Missing("MARKERS"))?;
+        let mut wanted = Array::try_from(wanted).map_err(failed)?;
+        for (index, name) in (0..).zip(names) {
+            wanted.set(index, MarkerValue(name), 0).map_err(failed)?;
+        }
         let control = Array::try_from(take(&mut ebpf, "CONTROL")?)
             .map_err(|source| LoadError::Map { map: "CONTROL", source: Box::new(source) })?;
         let counters = Counters::new(take(&mut ebpf, "COUNTS")?)
@@ -520,6 +551,19 @@ fn return_memory() {
 }
 
 /// Inode number of the PID namespace that this process's children get and its `kill` speaks.
+/// The names as the kernel side wants them.
+fn wanted_markers(names: &[Vec<u8>]) -> Result<(MarkerFilter, Vec<MarkerName>), LoadError> {
+    let mut filter = MarkerFilter::default();
+    let most = usize::try_from(MARKER_NAMES).unwrap_or(usize::MAX);
+    let wanted = names.iter().enumerate().map(|(index, name)| {
+        let wanted = MarkerName::new(name).filter(|_| index < most && filter.admit(name));
+        let shown = || String::from_utf8_lossy(name).into_owned();
+        wanted.ok_or_else(|| LoadError::Marker { name: shown() })
+    });
+    let wanted = wanted.collect::<Result<_, _>>()?;
+    Ok((filter, wanted))
+}
+
 fn own_pid_namespace() -> Result<u32, LoadError> {
     let inode = fs::metadata("/proc/self/ns/pid").map_err(LoadError::Namespace)?.ino();
     u32::try_from(inode)

@@ -2,9 +2,9 @@
 
 use thiserror::Error;
 use tracer_common::{
-    EXEC_ARGS_TRUNCATED, EXIT_CHILDREN_UNCOUNTED, ExecRecord, ExitRecord, FORK_ROOT, ForkRecord,
-    Header, RECORD_VERSION, RecordKind, ReleaseRecord, SignalRecord, UNREAPED_NOT_YET,
-    UnreapedRecord,
+    EXEC_ARGS_TRUNCATED, EXEC_MARKERS_TRUNCATED, EXIT_CHILDREN_UNCOUNTED, ExecRecord, ExitRecord,
+    FORK_ROOT, ForkRecord, Header, RECORD_VERSION, RecordKind, ReleaseRecord, SignalRecord,
+    UNREAPED_NOT_YET, UnreapedRecord,
 };
 
 use crate::lineage::{Event, Nanos, Pids, ProcessId};
@@ -127,6 +127,8 @@ fn fork(record: &ForkRecord) -> Event<'static> {
         namespace_pid,
         namespace_level,
         invocation: _,
+        thread,
+        reserved: _,
     } = *record;
     Event::Fork {
         at: Nanos(header.at),
@@ -140,23 +142,32 @@ fn fork(record: &ForkRecord) -> Event<'static> {
             level: namespace_level,
         },
         cgroup: (cgroup != 0).then_some(cgroup),
+        thread: (thread != 0).then_some(thread),
         root: header.flags & FORK_ROOT != 0,
     }
 }
 
 fn exec(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
     let record: ExecRecord = read(bytes)?;
-    let ExecRecord { header, cgroup: _, exe_len, args_len, reserved: _ } = record;
-    let strings = &bytes[size_of::<ExecRecord>()..];
-    let (exe_len, args_len) = (usize::from(exe_len), usize::from(args_len));
-    let needed = size_of::<ExecRecord>() + exe_len + args_len;
+    let ExecRecord { header, cgroup: _, exe_len, args_len, markers_len, reserved: _ } = record;
+    let lengths = [exe_len, args_len, markers_len].map(usize::from);
+    let needed = size_of::<ExecRecord>() + lengths.iter().sum::<usize>();
     let truncated = RecordError::Truncated { len: bytes.len(), needed };
+    let mut rest = &bytes[size_of::<ExecRecord>()..];
+    let mut take = |len| {
+        let (taken, behind) = rest.split_at_checked(len).ok_or(truncated)?;
+        rest = behind;
+        Ok(taken)
+    };
+    let [exe, args, markers] = lengths.map(&mut take);
     Ok(Event::Exec {
         at: Nanos(header.at),
         process: id(header.pid, header.start),
-        exe: strings.get(..exe_len).ok_or(truncated)?,
-        args: strings.get(exe_len..exe_len + args_len).ok_or(truncated)?,
+        exe: exe?,
+        args: args?,
         truncated: header.flags & EXEC_ARGS_TRUNCATED != 0,
+        markers: markers?,
+        markers_truncated: header.flags & EXEC_MARKERS_TRUNCATED != 0,
     })
 }
 
@@ -186,7 +197,7 @@ mod tests {
         assert!(decode(&fork).is_ok());
         assert!(matches!(
             decode(&fork[..fork.len() - 1]),
-            Err(RecordError::Truncated { needed: 72, .. })
+            Err(RecordError::Truncated { needed: 80, .. })
         ));
     }
 

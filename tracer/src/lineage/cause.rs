@@ -34,7 +34,9 @@ impl Lineage {
             FindingKind::Zombie if record.adopters => self.cause_of_init_zombie(record, entry),
             FindingKind::Zombie => self.cause_of_zombie(record, entry),
             FindingKind::Stuck => blocked(record),
-            FindingKind::Survivor | FindingKind::Orphan => self.cause_of_living(record, entry),
+            FindingKind::Survivor | FindingKind::Orphan | FindingKind::OutlivedCall => {
+                self.cause_of_living(record, entry)
+            }
         }
     }
 

@@ -2,7 +2,10 @@
 
 use tracer_common::WaitCounts;
 
-use super::model::{Blocked, Nanos, Pids, ProcessId, Resources};
+use super::{
+    announcement::Announcement,
+    model::{Blocked, Nanos, Pids, ProcessId, Resources},
+};
 
 /// Something that happened, or that somebody looked up. Byte slices borrow from the buffer that
 /// the record was read into; the core copies what it keeps.
@@ -22,6 +25,8 @@ pub enum Event<'a> {
         pids: Pids,
         /// Cgroup v2 id; `None` where there is none.
         cgroup: Option<u64>,
+        /// The thread that called fork, as its own, innermost PID namespace sees it.
+        thread: Option<u32>,
         /// Root of the invocation.
         root: bool,
     },
@@ -37,6 +42,10 @@ pub enum Event<'a> {
         args: &'a [u8],
         /// The arguments were cut.
         truncated: bool,
+        /// Environment variables that rules ask for, `NAME=value` each with a NUL behind it.
+        markers: &'a [u8],
+        /// There may be more of these.
+        markers_truncated: bool,
     },
     /// Its last thread died. May come twice; the later one holds.
     Exit {
@@ -113,6 +122,10 @@ pub enum Event<'a> {
         /// Who, and which thread.
         blocked: Vec<(ProcessId, BlockedThread)>,
     },
+    /// Somebody said something about tool calls.
+    Announced(Box<Announcement>),
+    /// So many announcements were malformed or too many, all in all.
+    AnnouncementsRefused(u64),
     /// A process outside the invocation that could adopt an orphan of it: an ancestor of the
     /// tracer.
     Bystander {
@@ -139,6 +152,28 @@ pub enum Event<'a> {
         /// Updates of `PROCS` that failed so far: each may be a process that nobody knows.
         failed: u64,
     },
+}
+
+impl Event<'_> {
+    /// When it happened, of what the kernel told.
+    #[must_use]
+    pub fn at(&self) -> Option<Nanos> {
+        match *self {
+            Self::Fork { at, .. }
+            | Self::Exec { at, .. }
+            | Self::Exit { at, .. }
+            | Self::Unreaped { at, .. }
+            | Self::Reaped { at, .. }
+            | Self::Signal { at, .. }
+            | Self::Oom { at, .. } => Some(at),
+            Self::Observed { .. }
+            | Self::Sampled { .. }
+            | Self::Bystander { .. }
+            | Self::Announced(_)
+            | Self::AnnouncementsRefused(_)
+            | Self::Recovered { .. } => None,
+        }
+    }
 }
 
 /// A thread in uninterruptible sleep.

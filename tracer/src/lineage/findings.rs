@@ -290,6 +290,7 @@ impl Lineage {
         parent_now: ProcessId,
     ) {
         self.findings.resolve(id, FindingKind::Stuck, at);
+        self.findings.resolve(id, FindingKind::OutlivedCall, at);
         self.void_survivor_that_had_ended(id, at);
         let first_parent = self.table.get(id).map(|entry| entry.first_parent);
         let Some(record) = self.findings.get_mut(id, FindingKind::Orphan) else { return };

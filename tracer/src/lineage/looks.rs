@@ -10,7 +10,7 @@ use super::{
     model::{FindingKind, Nanos, ProcessId},
     table::{
         LATE, Reap, UNCOUNTED, UNSEEN, VANISHED, WANT_ENTRY, WANT_INIT_ZOMBIE, WANT_ORPHAN,
-        WANT_STUCK, WANT_SURVIVOR, WANT_ZOMBIE,
+        WANT_OUTLIVED, WANT_STUCK, WANT_SURVIVOR, WANT_ZOMBIE,
     },
 };
 
@@ -232,6 +232,9 @@ impl Lineage {
             && let Some(end) = self.root_end
         {
             self.open(id, FindingKind::Survivor, end);
+        }
+        if wanted & WANT_OUTLIVED != 0 {
+            self.judge_outlived(id);
         }
         if wanted & WANT_STUCK != 0
             && let Some(since) =

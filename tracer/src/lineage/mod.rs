@@ -14,34 +14,49 @@
 //!
 //! When [`Lineage::is_settled`], [`Lineage::outcome`] tells the result.
 
+mod agents;
+mod announcement;
+mod blame;
+mod calls;
 mod cause;
 pub mod event;
 mod findings;
+mod leases;
 mod life;
 mod looks;
+mod markers;
 pub mod model;
 mod outcome;
+mod outlived;
 mod recover;
+mod rules;
 mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::{collections::VecDeque, rc::Rc, time::Duration};
 
 use hashbrown::HashSet;
 
+pub use announcement::{Announcement, CallStart, CallStatus, Kept as KeptByLease, Said};
 pub use event::{BlockedThread, Event, Observation, ObservedParent, RecoveredProcess};
 pub use life::{Life, Reaper};
 pub use model::*;
 pub use outcome::{DEFAULT_FAIL_ON, Policy};
 pub use recover::Reading;
+pub use rules::{BUILT_IN, Rules, RulesError};
 
+use agents::{Heard, Invocations};
+use calls::Calls;
 use findings::Findings;
+use leases::Leases;
+use outlived::Overdue;
 use recover::Gap;
 use table::{
-    EXECED, FORKED_AFTER_ROOT, GONE, LATE, OOM, Program, Reap, SignalSent, TOLD_UNREAPED, Table,
-    UNCOUNTED, UNSEEN, WANT_INIT_ZOMBIE, WANT_ORPHAN, WANT_ZOMBIE,
+    EXECED, FORKED_AFTER_ROOT, GONE, LATE, OOM, Program, Reap, SPAWNER, SignalSent, TOLD_UNREAPED,
+    Table, UNCOUNTED, UNSEEN, WANT_INIT_ZOMBIE, WANT_ORPHAN, WANT_ZOMBIE,
 };
 
 /// When something that stands is a leak.
@@ -106,7 +121,14 @@ struct Bystander {
 #[derive(Debug)]
 pub struct Lineage {
     config: Config,
+    rules: Rc<Rules>,
     table: Table,
+    invocations: Invocations,
+    calls: Calls,
+    leases: Leases,
+    heard: Heard,
+    /// Tool calls that have ended, by the time when what they left has outlived them.
+    overdue: VecDeque<(Nanos, Overdue)>,
     findings: Findings,
     bystanders: Vec<Bystander>,
     root: Option<ProcessId>,
@@ -137,12 +159,24 @@ const GONE_LAG: Duration = Duration::from_secs(1);
 const LOOKS_WITHIN: Duration = Duration::from_millis(50);
 
 impl Lineage {
-    /// An invocation of which nothing is known yet.
+    /// An invocation of which nothing is known yet, with the built-in rules of agents.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        Self::with_rules(config, Rules::built_in())
+    }
+
+    /// The same with other rules.
+    #[must_use]
+    pub fn with_rules(config: Config, rules: Rc<Rules>) -> Self {
         Self {
             config,
+            rules,
             table: Table::default(),
+            invocations: Invocations::default(),
+            calls: Calls::default(),
+            leases: Leases::default(),
+            heard: Heard::default(),
+            overdue: VecDeque::new(),
             findings: Findings::default(),
             bystanders: Vec::new(),
             root: None,
@@ -167,11 +201,14 @@ impl Lineage {
     pub fn handle(&mut self, event: Event<'_>) {
         self.stats.events += 1;
         match event {
-            Event::Fork { at, child, forker, parent, pids, cgroup: _, root } => {
+            Event::Fork { at, child, forker, parent, pids, cgroup: _, thread, root } => {
                 self.forked(at, child, forker, parent, pids, root);
+                if let Some(thread) = thread {
+                    self.forked_for_a_call(at, child, forker, thread);
+                }
             }
-            Event::Exec { at, process, exe, args, truncated } => {
-                self.executed(at, process, exe, args, truncated);
+            Event::Exec { at, process, exe, args, truncated, markers, markers_truncated } => {
+                self.executed(at, process, exe, args, truncated, (markers, markers_truncated));
             }
             Event::Exit { at, process, status, parent, children_uncounted } => {
                 let status = ExitStatus::from_wait_status(status);
@@ -196,6 +233,8 @@ impl Lineage {
                 self.observed(at, process, *observation);
             }
             Event::Sampled { at, blocked } => self.sampled(at, &blocked),
+            Event::Announced(announcement) => self.announced(*announcement),
+            Event::AnnouncementsRefused(refused) => self.heard.refused = refused,
             Event::Bystander { pid, start_ticks, name } => {
                 self.bystanders.push(Bystander { pid, start_ticks, name: name.into() });
             }
@@ -218,7 +257,11 @@ impl Lineage {
         let zombie = self.zombies.front().map(|&(at, _)| at);
         let init_zombie = self.init_zombies.front().map(|&(at, _)| at);
         let look = self.looks.front().map(|&(at, _, _)| at);
-        [self.next_sample, survivors, zombie, init_zombie, look].into_iter().flatten().min()
+        let overdue = self.overdue.front().map(|&(at, _)| at);
+        [self.next_sample, survivors, zombie, init_zombie, look, overdue]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due at `now`.
@@ -245,6 +288,12 @@ impl Lineage {
             if !settled && (why != WANT_ORPHAN || self.orphan_awaits_adoption(id)) {
                 self.observe(id, why);
             }
+        }
+        while let Some(&(at, overdue)) = self.overdue.front()
+            && at <= now
+        {
+            self.overdue.pop_front();
+            self.look_for_outlived(overdue);
         }
         if self.next_sample.is_some_and(|at| at <= now) {
             self.ask_for_sample(now);
@@ -341,6 +390,7 @@ impl Lineage {
         if root && self.root.is_none() {
             self.root = Some(child);
             self.table.hold(child);
+            self.open_run(child);
             self.next_sample = Some(at.after(self.sample_interval()));
         }
         if self.root_end.is_some_and(|end| at > end)
@@ -359,12 +409,26 @@ impl Lineage {
         exe: &[u8],
         args: &[u8],
         truncated: bool,
+        (markers, markers_truncated): (&[u8], bool),
     ) {
-        if let Some(entry) = self.table.get_mut(process) {
-            entry.program = Rc::new(Program { exe: exe.into(), args: args.into(), truncated });
-            entry.flags |= EXECED;
-            entry.exec_at = at;
+        let markers = self.markers_at_exec(markers, markers_truncated);
+        let program = Rc::new(Program { exe: exe.into(), args: args.into(), truncated });
+        let spawns = self.rules.is_spawner(&program);
+        let Some(entry) = self.table.get_mut(process) else { return };
+        let before = std::mem::replace(&mut entry.program, Rc::clone(&program));
+        if entry.is(EXECED) {
+            entry.launched.get_or_insert(before);
         }
+        entry.flags |= EXECED;
+        if spawns {
+            entry.flags |= SPAWNER;
+        }
+        entry.exec_at = at;
+        if markers.is_some() && markers != entry.markers {
+            entry.markers = markers;
+        }
+        self.look_for_agents(process, &program);
+        self.look_for_calls(process);
     }
 
     fn signalled(
@@ -410,6 +474,7 @@ impl Lineage {
             entry.orphaned_at = None;
         }
         self.settle_findings_of_the_dead(id, at, parent_before, parent);
+        self.ends_what_it_was_started_for(id, at);
         if self.root == Some(id) {
             self.root_end = Some(at);
         }

@@ -6,12 +6,14 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{escape, signals};
 
 /// Nanoseconds of `CLOCK_BOOTTIME`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize,
+)]
 pub struct Nanos(pub u64);
 
 impl Nanos {
@@ -200,11 +202,14 @@ pub enum FindingKind {
     Orphan,
     /// In uninterruptible sleep for `stuck_after`.
     Stuck,
+    /// Alive `grace` after the tool call ended that started it, and not declared as background work.
+    OutlivedCall,
 }
 
 impl FindingKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Zombie, Self::Survivor, Self::Orphan, Self::Stuck];
+    pub const ALL: [Self; 5] =
+        [Self::Zombie, Self::Survivor, Self::Orphan, Self::Stuck, Self::OutlivedCall];
 
     /// The kind's name in contracts: options, JSON, `JUnit`.
     #[must_use]
@@ -214,6 +219,7 @@ impl FindingKind {
             Self::Survivor => "survivor",
             Self::Orphan => "orphan",
             Self::Stuck => "stuck",
+            Self::OutlivedCall => "outlived_call",
         }
     }
 }
@@ -357,6 +363,141 @@ pub struct Blocked {
     pub mount: Option<Vec<u8>>,
 }
 
+/// How sure an attribution to a tool call is, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// No call is known that it could belong to: the agent's direct child is named instead.
+    None,
+    /// It may belong to any of several calls.
+    Ambiguous,
+    /// It descends from a call that had ended when it was forked.
+    Stale,
+    /// One call alone was open when the agent forked.
+    Probable,
+    /// The agent's child carried the command of exactly one open call.
+    Strong,
+    /// A cookie, or the forking thread, said so.
+    Exact,
+}
+
+impl Confidence {
+    /// As contracts spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Ambiguous => "ambiguous",
+            Self::Stale => "stale",
+            Self::Probable => "probable",
+            Self::Strong => "strong",
+            Self::Exact => "exact",
+        }
+    }
+}
+
+/// What an attribution rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A variable in the environment.
+    Cookie,
+    /// The forking thread's announcement.
+    Announcement,
+    /// The command in the arguments.
+    Command,
+    /// The calls that were open then.
+    Window,
+    /// The agent's direct child.
+    DirectChild,
+}
+
+impl Source {
+    /// As contracts spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cookie => "cookie",
+            Self::Announcement => "announcement",
+            Self::Command => "command",
+            Self::Window => "window",
+            Self::DirectChild => "direct_child",
+        }
+    }
+}
+
+/// An agent's run, as a finding names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Agent {
+    /// The invocation's id, as in [`Invocation::id`].
+    pub invocation: String,
+    /// The invocation that it was nested in.
+    pub parent_invocation: Option<String>,
+    /// What it is called; `None`: a command that no rule knows.
+    pub name: Option<String>,
+    /// Its version, as it tells its children.
+    pub version: Option<Vec<u8>>,
+    /// Its session.
+    pub session_id: Option<Vec<u8>>,
+    /// Its root: pid to show.
+    pub pid: u32,
+}
+
+/// A tool call as the attribution of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attribution {
+    /// Its id; `None` where only the agent's direct child is known, or several calls may be it.
+    pub id: Option<String>,
+    /// The tool.
+    pub name: Option<String>,
+    /// A line for people: what was announced, else the direct child's command line.
+    pub summary: Option<Vec<u8>>,
+    /// How sure it is.
+    pub confidence: Confidence,
+    /// What it rests on.
+    pub source: Source,
+    /// Ids of the calls that may be it, where there are several.
+    pub candidates: Vec<String>,
+    /// The agent's direct child that it descends from, or is.
+    pub child: Option<DirectChild>,
+}
+
+/// What an agent forked itself: where a tool call begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectChild {
+    /// Pid to show.
+    pub pid: u32,
+    /// Short name.
+    pub name: Vec<u8>,
+    /// What it executed first.
+    pub args: Vec<Vec<u8>>,
+    /// When it was forked.
+    pub at: Nanos,
+}
+
+/// A tool call that became known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolCall {
+    /// The agent's run.
+    pub invocation: String,
+    /// Unique within that.
+    pub id: String,
+    /// The tool.
+    pub name: Option<String>,
+    /// A line for people.
+    pub summary: Option<String>,
+    /// The agent's session.
+    pub session_id: Option<String>,
+    /// When it began; `None` where only a cookie told of it.
+    pub started_at: Option<Nanos>,
+    /// When and how it ended; `None` where nobody said so.
+    pub end: Option<(Nanos, &'static str)>,
+    /// It is declared background work, and why or under what name.
+    pub background: Option<String>,
+    /// Its processes that were still there or that something was found of: pids to show.
+    pub processes: Vec<u32>,
+}
+
 /// Whether a finding still stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FindingState {
@@ -391,6 +532,10 @@ pub struct Finding {
     pub exit: Option<Exit>,
     /// Why.
     pub cause: Cause,
+    /// The agent that it descends from, or is; `None` for a command without an agent.
+    pub agent: Option<Agent>,
+    /// Whose tool call it was; `None` where there is no agent.
+    pub tool_call: Option<Attribution>,
     /// What it holds; `None` for a zombie, which holds nothing, and where procfs gave nothing.
     pub resources: Option<Resources>,
     /// What it waits for, in state D.
@@ -419,6 +564,8 @@ pub struct Invocation {
     pub id: String,
     /// The invocation it was nested in.
     pub parent: Option<String>,
+    /// The agent that the command is.
+    pub agent: Option<Agent>,
     /// The command line that was asked for.
     pub command: Vec<Vec<u8>>,
     /// Its root.
@@ -466,6 +613,10 @@ pub struct Stats {
     pub unseen: u64,
     /// Most processes of the invocation alive at once.
     pub peak_live: u64,
+    /// Announcements of tool calls that were taken.
+    pub announcements: u64,
+    /// Those that were dropped: malformed, too many, or not the sender's to say.
+    pub announcements_dropped: u64,
 }
 
 /// Everything a report says about a finished run.
@@ -479,6 +630,10 @@ pub struct Outcome {
     pub findings: Vec<Finding>,
     /// What `--allow` kept.
     pub kept: Vec<Kept>,
+    /// Invocations nested in this one, each after the one it is nested in.
+    pub agents: Vec<Agent>,
+    /// The tool calls that became known.
+    pub tool_calls: Vec<ToolCall>,
     /// Figures.
     pub stats: Stats,
     /// Why the verdict is inconclusive or evidence is missing, a sentence each.

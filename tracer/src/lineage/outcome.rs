@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use super::{
     Lineage,
+    agents::InvocationIndex,
     event::Observation,
     findings::{Alike, Record},
     model::{
         Adopter, Ancestor, Exit, Finding, FindingKind, FindingState, Invocation, Kept, Nanos,
-        Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
+        Outcome, Parent, Process, ProcessId, Sender, Stats, Verdict, Waits,
     },
     recover::Gap,
     table::{Entry, OOM, Reap},
@@ -58,7 +59,12 @@ impl Lineage {
         let mut kept = Vec::new();
         for record in self.findings.in_order() {
             let Some(mut finding) = self.finding(record, now) else { continue };
-            if let Some(rule) = (policy.allow)(&finding.process) {
+            let lease = || {
+                let call = self.blame(record.process).call;
+                let lease = self.leases.of(record.process, call, now)?;
+                Some(format!("lease: {}", lease.reason))
+            };
+            if let Some(rule) = (policy.allow)(&finding.process).or_else(lease) {
                 // An orphan that survived is told once, as what it came to be.
                 kept.retain(|kept: &Kept| {
                     kept.kind != FindingKind::Orphan || kept.process.id != record.process
@@ -90,9 +96,15 @@ impl Lineage {
         Outcome {
             verdict,
             invocation: self.invocation(command),
+            tool_calls: self.tool_calls(&findings),
+            agents: self.nested_agents(),
             findings,
             kept,
-            stats: self.stats,
+            stats: Stats {
+                announcements: self.heard.taken,
+                announcements_dropped: self.heard.foreign + self.heard.refused,
+                ..self.stats
+            },
             notes: self.notes(gap, policy.strict, beyond),
             judged_at: now,
             epoch_offset,
@@ -106,7 +118,7 @@ impl Lineage {
             FindingKind::Survivor => true,
             // One that nobody has adopted yet may turn out to be none.
             FindingKind::Orphan => strict && record.is_adopted(),
-            FindingKind::Stuck => strict,
+            FindingKind::Stuck | FindingKind::OutlivedCall => strict,
             FindingKind::Zombie if strict => true,
             // Its own parent can not put it right any more.
             FindingKind::Zombie => {
@@ -121,6 +133,7 @@ impl Lineage {
         Invocation {
             id: id.to_string(),
             parent: None,
+            agent: self.agent_told(InvocationIndex::RUN),
             command: command.to_vec(),
             root: root.unwrap_or_default(),
             started_at: Nanos(id.start),
@@ -169,6 +182,12 @@ impl Lineage {
                 "when {reaps} dead processes were reaped is not known: records were lost"
             ));
         }
+        if self.calls.refused() > 0 {
+            notes.push(format!(
+                "{} tool calls were left out: more became known than are kept",
+                self.calls.refused()
+            ));
+        }
         if failed > 0 {
             notes.push(format!(
                 "{failed} processes may be unknown, with what they started: the process table was full (raise --max-processes) or busy, or the kernel passed over a hook"
@@ -212,6 +231,8 @@ impl Lineage {
             adopter: self.adopter_of(record),
             exit: if zombie { self.exit_of(record.process) } else { None },
             cause: self.cause_of(record),
+            agent: self.agent_told(self.invocation_of(record.process)),
+            tool_call: self.attribution(record.process),
             resources: if zombie { None } else { seen.and_then(|seen| seen.resources.clone()) },
             blocked: seen.and_then(|seen| seen.blocked.clone()),
             since: record.since,

@@ -16,7 +16,10 @@ use hashbrown::HashMap;
 use tracer_common::WaitCounts;
 
 use super::{
+    agents::InvocationIndex,
+    calls::CallIndex,
     event::BlockedThread,
+    markers::Markers,
     model::{ExitStatus, Nanos, Pids, ProcessId},
     store::{Links, Store},
 };
@@ -44,12 +47,63 @@ impl Program {
         path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
     }
 
+    /// What an interpreter was told to run.
+    pub(crate) fn interpreted(&self) -> Interpreted<'_> {
+        const INTERPRETERS: [&[u8]; 5] = [b"node", b"nodejs", b"bun", b"deno", b"python"];
+        let name = self.name();
+        let version = |rest: &[u8]| rest.iter().all(|&byte| byte.is_ascii_digit() || byte == b'.');
+        let is_one =
+            INTERPRETERS.iter().any(|known| name.strip_prefix(*known).is_some_and(version));
+        if !is_one {
+            return Interpreted::default();
+        }
+        let mut args = self.args.split(|&byte| byte == 0).skip(1);
+        while let Some(arg) = args.next() {
+            match arg {
+                b"-m" if name.starts_with(b"python") => {
+                    return Interpreted { module: args.next(), script: None };
+                }
+                // A program in the arguments, or what an option asks for: no script.
+                b"-c" | b"-e" | b"-p" | b"--eval" | b"--print" => return Interpreted::default(),
+                b"-r" | b"--require" | b"--import" | b"--loader" | b"-W" | b"-X" => {
+                    args.next();
+                }
+                b"run" | b"x" if !name.starts_with(b"python") && !name.starts_with(b"node") => {}
+                _ if arg.starts_with(b"-") => {}
+                _ => return Interpreted { script: Some(arg), module: None },
+            }
+        }
+        Interpreted::default()
+    }
+
+    /// A shell that was given no command: it reads what to do from its input, for whoever writes
+    /// there.
+    pub(crate) fn is_shell_on_its_input(&self) -> bool {
+        let mut args = self.args.split(|&byte| byte == 0).skip(1).filter(|arg| !arg.is_empty());
+        self.is_shell()
+            && !self.truncated
+            && args.all(|arg| {
+                let is_option = arg.starts_with(b"-") || arg.starts_with(b"+");
+                // Of short options the letters count together: `-lc`.
+                is_option && (arg.starts_with(b"--") || !arg.contains(&b'c'))
+            })
+    }
+
     /// Whether it is a shell, by its name.
     pub(crate) fn is_shell(&self) -> bool {
         const SHELLS: [&[u8]; 10] =
             [b"ash", b"bash", b"busybox", b"csh", b"dash", b"fish", b"ksh", b"mksh", b"sh", b"zsh"];
         SHELLS.contains(&self.name())
     }
+}
+
+/// What an interpreter runs, by its arguments.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Interpreted<'a> {
+    /// Path of a file.
+    pub(crate) script: Option<&'a [u8]>,
+    /// Name of a module.
+    pub(crate) module: Option<&'a [u8]>,
 }
 
 /// A signal that could end a process.
@@ -102,6 +156,8 @@ pub(crate) const LATE: u16 = 128;
 
 /// The kernel told that its dying parent had not reaped it.
 pub(crate) const TOLD_UNREAPED: u16 = 256;
+/// It forks for whoever asks it: whose call it was started by says nothing of what it forks.
+pub(crate) const SPAWNER: u16 = 512;
 
 /// Set on [`Entry::wanted`], why an observation was asked for: it may be an unreaped zombie of
 /// its own parent.
@@ -116,6 +172,8 @@ pub(crate) const WANT_ORPHAN: u8 = 8;
 pub(crate) const WANT_STUCK: u8 = 16;
 /// The kernel side has no entry for it: does it live?
 pub(crate) const WANT_ENTRY: u8 = 32;
+/// It may have outlived its tool call.
+pub(crate) const WANT_OUTLIVED: u8 = 64;
 
 /// One process.
 #[derive(Debug)]
@@ -140,6 +198,16 @@ pub(crate) struct Entry {
     pub(crate) reap: Reap,
     /// When its first parent died while it lived.
     pub(crate) orphaned_at: Option<Nanos>,
+    /// What its environment says; until its own exec its forker's.
+    pub(crate) markers: Option<Rc<Markers>>,
+    /// What it executed first, where it executed something else after that.
+    pub(crate) launched: Option<Rc<Program>>,
+    /// The invocation whose agent it is.
+    pub(crate) agent: Option<InvocationIndex>,
+    /// The tool call that it was forked for, as its forking thread announced.
+    pub(crate) announced: Option<CallIndex>,
+    /// The tool call whose command its arguments carried.
+    pub(crate) carried: Option<CallIndex>,
     pub(crate) signal: Option<Box<SignalSent>>,
     pub(crate) waits: Option<Box<WaitCounts>>,
     pub(crate) blocked: Option<Box<(BlockedThread, Nanos)>>,
@@ -165,6 +233,11 @@ impl Entry {
             end: None,
             reap: Reap::Pending,
             orphaned_at: None,
+            markers: None,
+            launched: None,
+            agent: None,
+            announced: None,
+            carried: None,
             signal: None,
             waits: None,
             blocked: None,
@@ -245,6 +318,14 @@ impl Table {
         alive
     }
 
+    /// Everyone alive that was forked at this time or later, oldest first.
+    pub(crate) fn alive_since(&self, start: u64) -> Vec<ProcessId> {
+        let such = |entry: &&Entry| entry.is_alive() && entry.id.start >= start;
+        let mut alive: Vec<_> = self.entries.iter().filter(such).map(|entry| entry.id).collect();
+        alive.sort_unstable_by_key(|id| (id.start, id.pid));
+        alive
+    }
+
     /// How many are such.
     pub(crate) fn count(&self, such: impl Fn(&Entry) -> bool) -> u64 {
         let count = self.entries.iter().filter(|entry| such(entry)).count();
@@ -288,6 +369,7 @@ impl Table {
         if let Some(forker) = self.get_mut(forker) {
             forker.holds += 1;
             entry.program = Rc::clone(&forker.program);
+            entry.markers.clone_from(&forker.markers);
         }
         self.entries.insert(entry);
         self.live += 1;

@@ -20,7 +20,8 @@ fn nanos(span: Duration) -> u64 {
 
 impl From<&Opening> for Kind {
     fn from(opening: &Opening) -> Self {
-        let Opening { tracer_version, kernel_release, epoch_offset, command, config } = opening;
+        let Opening { tracer_version, kernel_release, epoch_offset, command, config, rules } =
+            opening;
         // Lives are told while the run is watched, not when it is judged again.
         let Config { grace, zombie_after, init_zombie_after, stuck_after, tell_lives: _ } = *config;
         Self::Opening(wire::Opening {
@@ -32,6 +33,7 @@ impl From<&Opening> for Kind {
             zombie_after: nanos(zombie_after),
             init_zombie_after: nanos(init_zombie_after),
             stuck_after: nanos(stuck_after),
+            rules: rules.clone(),
         })
     }
 }
@@ -46,6 +48,7 @@ pub(super) fn opening(opening: wire::Opening) -> Opening {
         zombie_after,
         init_zombie_after,
         stuck_after,
+        rules,
     } = opening;
     let config = Config {
         grace: Duration::from_nanos(grace),
@@ -54,7 +57,7 @@ pub(super) fn opening(opening: wire::Opening) -> Opening {
         stuck_after: Duration::from_nanos(stuck_after),
         tell_lives: false,
     };
-    Opening { tracer_version, kernel_release, epoch_offset, command, config }
+    Opening { tracer_version, kernel_release, epoch_offset, command, config, rules }
 }
 
 impl From<&Ending> for Kind {
@@ -106,22 +109,37 @@ pub(super) fn kinds(input: &Input<'_>, mut give: impl FnMut(Kind)) {
 
 fn kind(event: &Event<'_>) -> Kind {
     match *event {
-        Event::Fork { at, child, forker, parent, pids, cgroup, root } => Kind::Fork(wire::Fork {
-            at: at.0,
-            child: Some(child.into()),
-            forker: Some(forker.into()),
-            parent: Some(parent.into()),
-            pids: Some(pids.into()),
-            cgroup,
-            root,
-        }),
-        Event::Exec { at, process, exe, args, truncated } => Kind::Exec(wire::Exec {
-            at: at.0,
-            process: Some(process.into()),
-            exe: exe.to_vec(),
-            args: args.to_vec(),
-            truncated,
-        }),
+        Event::Fork { at, child, forker, parent, pids, cgroup, thread, root } => {
+            Kind::Fork(wire::Fork {
+                at: at.0,
+                child: Some(child.into()),
+                forker: Some(forker.into()),
+                parent: Some(parent.into()),
+                pids: Some(pids.into()),
+                cgroup,
+                root,
+                thread,
+            })
+        }
+        Event::Exec { at, process, exe, args, truncated, markers, markers_truncated } => {
+            Kind::Exec(wire::Exec {
+                at: at.0,
+                process: Some(process.into()),
+                exe: exe.to_vec(),
+                args: args.to_vec(),
+                truncated,
+                markers: markers.to_vec(),
+                markers_truncated,
+            })
+        }
+        Event::Announced(ref announcement) => {
+            // Strings and numbers alone: that does not fail.
+            let json = serde_json::to_vec(announcement).unwrap_or_default();
+            Kind::Announced(wire::Announced { json, refused: 0 })
+        }
+        Event::AnnouncementsRefused(refused) => {
+            Kind::Announced(wire::Announced { json: Vec::new(), refused })
+        }
         Event::Exit { at, process, status, parent, children_uncounted } => Kind::Exit(wire::Exit {
             at: at.0,
             process: Some(process.into()),
@@ -183,17 +201,41 @@ pub(super) fn input(kind: &Kind) -> Result<Input<'_>, Reason> {
         Kind::Timeout(wire::Timeout { now }) => return Ok(Input::Timeout(Nanos(*now))),
         Kind::EndGrace(wire::EndGrace {}) => return Ok(Input::EndGrace),
         Kind::LastLook(wire::LastLook {}) => return Ok(Input::LastLook),
-        Kind::Fork(wire::Fork { at, child, forker, parent, pids, cgroup, root }) => Event::Fork {
+        Kind::Fork(wire::Fork { at, child, forker, parent, pids, cgroup, root, thread }) => {
+            Event::Fork {
+                at: Nanos(*at),
+                child: id(child),
+                forker: id(forker),
+                parent: id(parent),
+                pids: pids.as_ref().map(Pids::from).unwrap_or_default(),
+                cgroup: *cgroup,
+                thread: *thread,
+                root: *root,
+            }
+        }
+        Kind::Exec(wire::Exec {
+            at,
+            process,
+            exe,
+            args,
+            truncated,
+            markers,
+            markers_truncated,
+        }) => Event::Exec {
             at: Nanos(*at),
-            child: id(child),
-            forker: id(forker),
-            parent: id(parent),
-            pids: pids.as_ref().map(Pids::from).unwrap_or_default(),
-            cgroup: *cgroup,
-            root: *root,
+            process: id(process),
+            exe,
+            args,
+            truncated: *truncated,
+            markers,
+            markers_truncated: *markers_truncated,
         },
-        Kind::Exec(wire::Exec { at, process, exe, args, truncated }) => {
-            Event::Exec { at: Nanos(*at), process: id(process), exe, args, truncated: *truncated }
+        Kind::Announced(wire::Announced { json, refused }) if json.is_empty() => {
+            Event::AnnouncementsRefused(*refused)
+        }
+        Kind::Announced(wire::Announced { json, refused: _ }) => {
+            let announcement = serde_json::from_slice(json);
+            Event::Announced(announcement.map_err(|_| Reason::Announcement)?)
         }
         Kind::Exit(wire::Exit { at, process, status, parent, children_uncounted }) => Event::Exit {
             at: Nanos(*at),

@@ -56,6 +56,8 @@ pub struct Opening {
     pub command: Vec<Vec<u8>>,
     /// When something is a leak. Times of more than 584 years are kept as 584 years.
     pub config: Config,
+    /// The rules of agents, as their files have them.
+    pub rules: Vec<String>,
 }
 
 /// One call of the core.

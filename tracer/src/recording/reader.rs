@@ -1,6 +1,9 @@
 //! Reads a recording, record by record.
 
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    rc::Rc,
+};
 
 use prost::Message as _;
 use thiserror::Error;
@@ -10,7 +13,7 @@ use super::{
     frame::{self, Chain, Found},
     wire::{Kind, Record},
 };
-use crate::lineage::RecoveredProcess;
+use crate::lineage::{RecoveredProcess, Rules, RulesError};
 
 /// A recording that cannot be replayed.
 #[derive(Debug, Error)]
@@ -60,6 +63,12 @@ pub enum Reason {
         /// What is there.
         value: u64,
     },
+    /// Its rules of agents cannot be read.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
+    /// An announcement that is none.
+    #[error("damaged: an announcement that cannot be read")]
+    Announcement,
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -88,6 +97,7 @@ pub struct Reader<R> {
     chain: Chain,
     payload: Vec<u8>,
     opening: Opening,
+    rules: Rc<Rules>,
     /// What the record just read tells; inputs borrow from it.
     kind: Option<Kind>,
     /// Those that were read of a table whose last record is still to come.
@@ -114,6 +124,7 @@ impl<R: Read> Reader<R> {
             chain,
             payload: Vec::new(),
             opening: Opening::default(),
+            rules: Rules::built_in(),
             kind: None,
             recovered: Vec::new(),
         };
@@ -123,13 +134,23 @@ impl<R: Read> Reader<R> {
             Ok(None) => Err(Reason::NothingThere),
             Err(reason) => Err(reason),
         };
-        reader.opening = opening.map_err(|reason| ReadError { offset: BEGINNING, reason })?;
+        let opening = opening.and_then(|opening| {
+            let rules = Rules::of(opening.rules.clone())?;
+            Ok((opening, Rc::new(rules)))
+        });
+        let opening = opening.map_err(|reason| ReadError { offset: BEGINNING, reason });
+        (reader.opening, reader.rules) = opening?;
         Ok(reader)
     }
 
     /// How it begins.
     pub fn opening(&self) -> &Opening {
         &self.opening
+    }
+
+    /// The rules of agents that it was recorded under.
+    pub fn rules(&self) -> Rc<Rules> {
+        Rc::clone(&self.rules)
     }
 
     /// Bytes that were read and are in order: where the next frame begins, or would.

@@ -21,7 +21,7 @@ pub struct Replayed {
 /// # Errors
 /// The recording is damaged.
 pub fn replay<R: Read>(reader: &mut Reader<R>) -> Result<Replayed, ReadError> {
-    let mut lineage = Lineage::new(reader.opening().config);
+    let mut lineage = Lineage::with_rules(reader.opening().config, reader.rules());
     let mut known = Settlement {
         status: 0,
         interrupted: None,
@@ -63,7 +63,10 @@ fn note(known: &mut Settlement, input: &Input<'_>, lineage: &Lineage) {
             | Event::Sampled { at, .. }
             | Event::Recovered { at, .. },
         ) => at,
-        Input::Event(Event::Bystander { .. }) | Input::EndGrace | Input::LastLook => Nanos(0),
+        Input::Event(Event::Announced(ref announcement)) => announcement.sent_at,
+        Input::Event(Event::Bystander { .. } | Event::AnnouncementsRefused(_))
+        | Input::EndGrace
+        | Input::LastLook => Nanos(0),
     };
     known.at = known.at.max(at);
     if let Input::Event(Event::Exit { process, status, .. }) = *input

@@ -8,8 +8,8 @@ use tracer_common::WaitCounts;
 
 use super::*;
 use crate::lineage::{
-    Blocked, BlockedThread, DEFAULT_FAIL_ON, Observation, ObservedParent, Outcome, Pids, Policy,
-    ProcessId, RecoveredProcess, Resources, Stream, Verdict,
+    Announcement, Blocked, BlockedThread, CallStatus, DEFAULT_FAIL_ON, Observation, ObservedParent,
+    Outcome, Pids, Policy, ProcessId, RecoveredProcess, Resources, Said, Stream, Verdict,
 };
 use crate::report;
 
@@ -23,6 +23,23 @@ fn opening() -> Opening {
         epoch_offset: 1_700_000_000_000_000_000,
         command: vec![b"agent".to_vec(), b"\xff".to_vec(), Vec::new()],
         config: Config::default(),
+        rules: vec!["[[agent]]\nname = 'x'".to_owned()],
+    }
+}
+
+fn announcement() -> Announcement {
+    Announcement {
+        sender: 101,
+        sent_at: Nanos(3),
+        at: Some(Nanos(2)),
+        agent: Some("claude-code".to_owned()),
+        pid: None,
+        session: Some("s".to_owned()),
+        said: Said::CallEnd {
+            id: "toolu_1".to_owned(),
+            status: CallStatus::Error,
+            background: Some("\u{1b}".to_owned()),
+        },
     }
 }
 
@@ -35,7 +52,7 @@ fn ending() -> Ending {
 fn fork(child: ProcessId, forker: ProcessId, root: bool) -> Event<'static> {
     let pids = Pids { host: child.pid, local: Some(child.pid), namespace: child.pid, level: 0 };
     let at = Nanos(child.start);
-    Event::Fork { at, child, forker, parent: forker, pids, cgroup: Some(7), root }
+    Event::Fork { at, child, forker, parent: forker, pids, cgroup: Some(7), thread: None, root }
 }
 
 fn exit(process: ProcessId, parent: ProcessId, at: u64) -> Event<'static> {
@@ -147,8 +164,24 @@ fn one_of_each() -> Vec<Input<'static>> {
     let observed = |observation| Event::Observed { at, process: CHILD, observation };
     let events = [
         fork(CHILD, ROOT, true),
-        Event::Exec { at, process: CHILD, exe: b"/bin/x", args: b"x\0\xff", truncated: true },
-        Event::Exec { at, process: CHILD, exe: b"", args: b"", truncated: false },
+        Event::Exec {
+            at,
+            process: CHILD,
+            exe: b"/bin/x",
+            args: b"x\0\xff",
+            truncated: true,
+            markers: b"AGENT=1\0",
+            markers_truncated: true,
+        },
+        Event::Exec {
+            at,
+            process: CHILD,
+            exe: b"",
+            args: b"",
+            truncated: false,
+            markers: b"",
+            markers_truncated: false,
+        },
         Event::Exit { at, process: CHILD, status: 9, parent: ROOT, children_uncounted: true },
         Event::Unreaped { at, process: CHILD, parent: ROOT, waits, not_yet: true },
         Event::Reaped { at, process: CHILD, by: Some(ProcessId::default()), gone: true },
@@ -160,6 +193,8 @@ fn one_of_each() -> Vec<Input<'static>> {
         Event::Sampled { at, blocked: vec![] },
         Event::Sampled { at, blocked: vec![(CHILD, thread), (ROOT, thread)] },
         Event::Bystander { pid: 1, start_ticks: 2, name: b"init" },
+        Event::Announced(Box::new(announcement())),
+        Event::AnnouncementsRefused(3),
         table(vec![]),
         table(vec![process, full]),
     ];
@@ -603,12 +638,29 @@ fn any_recovered() -> impl Strategy<Value = RecoveredProcess> {
 fn any_input() -> impl Strategy<Value = Input<'static>> {
     let fork = (any_time(), any_id(), any_id(), any_id(), any_pids(), any::<bool>()).prop_map(
         |(at, child, forker, parent, pids, root)| {
-            Input::Event(Event::Fork { at, child, forker, parent, pids, cgroup: None, root })
+            Input::Event(Event::Fork {
+                at,
+                child,
+                forker,
+                parent,
+                pids,
+                cgroup: None,
+                thread: None,
+                root,
+            })
         },
     );
     let exec = (any_time(), any_id(), any_name(), any_name(), any::<bool>()).prop_map(
         |(at, process, exe, args, truncated)| {
-            Input::Event(Event::Exec { at, process, exe, args, truncated })
+            Input::Event(Event::Exec {
+                at,
+                process,
+                exe,
+                args,
+                truncated,
+                markers: b"",
+                markers_truncated: false,
+            })
         },
     );
     let exit = (any_time(), any_id(), any::<u32>(), any_id(), any::<bool>()).prop_map(

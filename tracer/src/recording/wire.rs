@@ -12,7 +12,7 @@ use prost::{Message, Oneof};
 pub(super) struct Record {
     #[prost(
         oneof = "Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"
     )]
     pub(super) kind: Option<Kind>,
 }
@@ -58,6 +58,8 @@ pub(super) enum Kind {
     Recovered(Recovered),
     #[prost(message, tag = "18")]
     LastLook(LastLook),
+    #[prost(message, tag = "19")]
+    Announced(Announced),
 }
 
 /// The first record.
@@ -80,6 +82,9 @@ pub(super) struct Opening {
     pub(super) init_zombie_after: u64,
     #[prost(uint64, tag = "8")]
     pub(super) stuck_after: u64,
+    /// Rules of agents; none in recordings before there were any.
+    #[prost(string, repeated, tag = "9")]
+    pub(super) rules: Vec<String>,
 }
 
 /// The last record of a run that was judged.
@@ -168,6 +173,18 @@ pub(super) struct Fork {
     pub(super) cgroup: Option<u64>,
     #[prost(bool, tag = "7")]
     pub(super) root: bool,
+    #[prost(uint32, optional, tag = "8")]
+    pub(super) thread: Option<u32>,
+}
+
+/// An announcement as JSON, in the form of `lineage::Announcement`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Announced {
+    /// Empty: it tells how many were refused.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) json: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub(super) refused: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -182,6 +199,10 @@ pub(super) struct Exec {
     pub(super) args: Vec<u8>,
     #[prost(bool, tag = "5")]
     pub(super) truncated: bool,
+    #[prost(bytes = "vec", tag = "6")]
+    pub(super) markers: Vec<u8>,
+    #[prost(bool, tag = "7")]
+    pub(super) markers_truncated: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -42,7 +42,12 @@ struct Likeness<'a> {
     blamed: Option<(u32, &'a [u8])>,
     /// The living: what they are.
     name: Option<&'a [u8]>,
+    /// Whose they are.
+    call: Option<Whose<'a>>,
 }
+
+/// The agent's run, the call or the direct child, the candidates.
+type Whose<'a> = (&'a str, Option<&'a str>, Option<u32>, &'a [String]);
 
 impl<'a> Digest<'a> {
     /// Sorts the findings of `outcome`.
@@ -73,25 +78,26 @@ impl<'a> Digest<'a> {
     }
 }
 
-/// Leaves out one of the two where a process is an orphan and a survivor.
+/// Of a process that lives where it should not, one finding is told: what is counted before what is
+/// not, and the last that it came to be.
 fn without_twins(findings: &[Finding]) -> Vec<&Finding> {
-    let of_kind = |kind| {
-        let these = findings.iter().filter(move |finding| finding.kind == kind);
-        these.map(|finding| (finding.process.id, finding.counted)).collect::<HashMap<_, _>>()
+    let rank = |finding: &Finding| {
+        let rank = match finding.kind {
+            FindingKind::Zombie | FindingKind::Stuck => return None,
+            FindingKind::Orphan => 1,
+            FindingKind::OutlivedCall => 2,
+            FindingKind::Survivor => 3,
+        };
+        Some((finding.counted, rank))
     };
-    let survivors = of_kind(FindingKind::Survivor);
-    let orphans = of_kind(FindingKind::Orphan);
+    let mut most: HashMap<_, _> = HashMap::new();
+    for finding in findings {
+        let most = most.entry(finding.process.id).or_insert(rank(finding));
+        *most = rank(finding).max(*most);
+    }
     let is_told = |finding: &&Finding| {
-        let id = &finding.process.id;
-        match finding.kind {
-            FindingKind::Orphan => {
-                survivors.get(id).is_none_or(|survivor| finding.counted && !survivor)
-            }
-            FindingKind::Survivor => {
-                orphans.get(id).is_none_or(|orphan| finding.counted || !orphan)
-            }
-            FindingKind::Zombie | FindingKind::Stuck => true,
-        }
+        let rank = rank(finding);
+        rank.is_none() || most.get(&finding.process.id) == Some(&rank)
     };
     findings.iter().filter(is_told).collect()
 }
@@ -107,7 +113,18 @@ fn group<'a>(findings: &[&'a Finding]) -> Vec<Group<'a>> {
         }
     }
     let mut groups: Vec<Group<'a>> = alike.iter().flat_map(|alike| split(alike)).collect();
-    groups.sort_by_key(|group| group.first.id);
+    // What one call left stands together, at the place of its first.
+    let mut first_of: HashMap<Whose<'a>, u32> = HashMap::new();
+    for group in &groups {
+        if let Some(whose) = whose(group.first) {
+            let first = first_of.entry(whose).or_insert(group.first.id);
+            *first = group.first.id.min(*first);
+        }
+    }
+    groups.sort_by_key(|group| {
+        let first = whose(group.first).and_then(|whose| first_of.get(&whose).copied());
+        (first.unwrap_or(group.first.id), group.first.id)
+    });
     groups
 }
 
@@ -124,7 +141,10 @@ fn split<'a>(alike: &[&'a Finding]) -> Vec<Group<'a>> {
 fn enough(kind: FindingKind) -> usize {
     match kind {
         FindingKind::Zombie => ALIKE_DEAD,
-        FindingKind::Survivor | FindingKind::Orphan | FindingKind::Stuck => ALIKE_ALIVE,
+        FindingKind::Survivor
+        | FindingKind::Orphan
+        | FindingKind::Stuck
+        | FindingKind::OutlivedCall => ALIKE_ALIVE,
     }
 }
 
@@ -136,7 +156,16 @@ fn likeness(finding: &Finding) -> Likeness<'_> {
         code: finding.cause.code,
         blamed: blamed(finding).filter(|_| dead),
         name: Some(finding.process.name.as_slice()).filter(|_| !dead),
+        call: whose(finding),
     }
+}
+
+/// Whose a finding is, as far as that tells it from others.
+fn whose(finding: &Finding) -> Option<Whose<'_>> {
+    let call = finding.tool_call.as_ref()?;
+    let agent = finding.agent.as_ref().map_or("", |agent| &agent.invocation);
+    let child = call.child.as_ref().filter(|_| call.id.is_none() && call.candidates.is_empty());
+    Some((agent, call.id.as_deref(), child.map(|child| child.pid), &call.candidates))
 }
 
 /// Pid and name of the process that should have waited.

@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::calendar;
 use crate::escape::{json_text, lossless};
 use crate::lineage::model::{
-    Adopter, Ancestor, Blocked, Cause, Exit, ExitStatus, Finding, FindingKind, FindingState,
-    Invocation, Kept, Nanos, Outcome, Parent, Process, Resources, Sender, Stats, Stream, Verdict,
-    Waits,
+    Adopter, Agent, Ancestor, Attribution, Blocked, Cause, Confidence, DirectChild, Exit,
+    ExitStatus, Finding, FindingKind, FindingState, Invocation, Kept, Nanos, Outcome, Parent,
+    Process, Resources, Sender, Source, Stats, Stream, ToolCall, Verdict, Waits,
 };
 use crate::signals;
 
@@ -33,23 +33,71 @@ pub fn render_line(outcome: &Outcome) -> String {
 type Later = ();
 
 #[derive(Serialize)]
+struct AgentEntry<'a> {
+    name: Option<&'a str>,
+    version: Option<String>,
+    session_id: Option<String>,
+    pid: u32,
+    invocation: &'a str,
+    parent_invocation: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct AttributionEntry<'a> {
+    id: Option<&'a str>,
+    name: Option<&'a str>,
+    summary: Option<String>,
+    confidence: Confidence,
+    source: Source,
+    /// Only where several may be it.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    candidates: &'a [String],
+    child: Option<ChildEntry>,
+}
+
+#[derive(Serialize)]
+struct ChildEntry {
+    pid: u32,
+    name: String,
+    args: Vec<String>,
+    started_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ToolCallEntry<'a> {
+    id: &'a str,
+    name: Option<&'a str>,
+    summary: Option<&'a str>,
+    invocation: &'a str,
+    session_id: Option<&'a str>,
+    started_at: Option<String>,
+    ended_at: Option<String>,
+    status: Option<&'static str>,
+    end_seen: bool,
+    background: Option<&'a str>,
+    processes: &'a [u32],
+}
+
+#[derive(Serialize)]
 struct Report<'a> {
     schema: &'static str,
     verdict: Verdict,
-    invocation: InvocationEntry,
-    findings: Vec<FindingEntry>,
+    invocation: InvocationEntry<'a>,
+    findings: Vec<FindingEntry<'a>>,
     kept: Vec<KeptEntry<'a>>,
-    tool_calls: [Later; 0],
+    agents: Vec<AgentEntry<'a>>,
+    tool_calls: Vec<ToolCallEntry<'a>>,
     stats: Stats,
     notes: &'a [String],
 }
 
 #[derive(Serialize)]
-struct InvocationEntry {
+struct InvocationEntry<'a> {
     id: String,
     parent_invocation: Option<String>,
-    agent: Later,
-    session_id: Later,
+    agent: Option<&'a str>,
+    agent_version: Option<String>,
+    session_id: Option<String>,
     command: Vec<String>,
     root: ProcessEntry,
     started_at: Option<String>,
@@ -100,7 +148,7 @@ pub(super) struct PidName {
 }
 
 #[derive(Serialize)]
-struct FindingEntry {
+struct FindingEntry<'a> {
     id: u32,
     kind: FindingKind,
     state: &'static str,
@@ -112,7 +160,8 @@ struct FindingEntry {
     parent: Option<ParentEntry>,
     adopter: Option<AdopterEntry>,
     cause: CauseEntry,
-    tool_call: Later,
+    agent: Option<AgentEntry<'a>>,
+    tool_call: Option<AttributionEntry<'a>>,
     resources: Option<ResourcesEntry>,
     blocked: Option<BlockedEntry>,
     since: Option<String>,
@@ -194,6 +243,8 @@ impl Writer {
             invocation,
             findings,
             kept,
+            agents,
+            tool_calls,
             stats,
             notes,
             judged_at: _,
@@ -205,19 +256,67 @@ impl Writer {
             invocation: self.invocation(invocation),
             findings: findings.iter().map(|finding| self.finding(finding)).collect(),
             kept: kept.iter().map(|kept| self.kept(kept)).collect(),
-            tool_calls: [],
+            agents: agents.iter().map(AgentEntry::from).collect(),
+            tool_calls: tool_calls.iter().map(|call| self.tool_call(call)).collect(),
             stats: *stats,
             notes,
         }
     }
 
-    fn invocation(&self, invocation: &Invocation) -> InvocationEntry {
-        let Invocation { id, parent, command, root, started_at, exit } = invocation;
+    fn tool_call<'a>(&self, call: &'a ToolCall) -> ToolCallEntry<'a> {
+        let ToolCall {
+            invocation,
+            id,
+            name,
+            summary,
+            session_id,
+            started_at,
+            end,
+            background,
+            processes,
+        } = call;
+        ToolCallEntry {
+            id,
+            name: name.as_deref(),
+            summary: summary.as_deref(),
+            invocation,
+            session_id: session_id.as_deref(),
+            started_at: started_at.and_then(|at| self.time(at)),
+            ended_at: end.and_then(|(at, _)| self.time(at)),
+            status: end.map(|(_, status)| status),
+            end_seen: end.is_some(),
+            background: background.as_deref(),
+            processes,
+        }
+    }
+
+    fn attribution<'a>(&self, attribution: &'a Attribution) -> AttributionEntry<'a> {
+        let Attribution { id, name, summary, confidence, source, candidates, child } = attribution;
+        AttributionEntry {
+            id: id.as_deref(),
+            name: name.as_deref(),
+            summary: summary.as_deref().map(lossless),
+            confidence: *confidence,
+            source: *source,
+            candidates,
+            child: child.as_ref().map(|DirectChild { pid, name, args, at }| ChildEntry {
+                pid: *pid,
+                name: lossless(name),
+                args: all_lossless(args),
+                started_at: self.time(*at),
+            }),
+        }
+    }
+
+    fn invocation<'a>(&self, invocation: &'a Invocation) -> InvocationEntry<'a> {
+        let Invocation { id, parent, agent, command, root, started_at, exit } = invocation;
+        let agent = agent.as_ref();
         InvocationEntry {
             id: id.clone(),
             parent_invocation: parent.clone(),
-            agent: (),
-            session_id: (),
+            agent: agent.and_then(|agent| agent.name.as_deref()),
+            agent_version: agent.and_then(|agent| agent.version.as_deref()).map(lossless),
+            session_id: agent.and_then(|agent| agent.session_id.as_deref()).map(lossless),
             command: all_lossless(command),
             root: self.process(root),
             started_at: self.time(*started_at),
@@ -260,7 +359,7 @@ impl Writer {
         }
     }
 
-    fn finding(&self, finding: &Finding) -> FindingEntry {
+    fn finding<'a>(&self, finding: &'a Finding) -> FindingEntry<'a> {
         let Finding {
             id,
             kind,
@@ -273,6 +372,8 @@ impl Writer {
             adopter,
             exit,
             cause: Cause { code, text, hint },
+            agent,
+            tool_call,
             resources,
             blocked,
             since,
@@ -294,7 +395,8 @@ impl Writer {
             parent: parent.as_ref().map(ParentEntry::from),
             adopter: adopter.as_ref().map(AdopterEntry::from),
             cause: CauseEntry { code: code.as_str(), text: text.clone(), hint: hint.clone() },
-            tool_call: (),
+            agent: agent.as_ref().map(AgentEntry::from),
+            tool_call: tool_call.as_ref().map(|call| self.attribution(call)),
             resources: resources.as_ref().map(ResourcesEntry::from),
             blocked: blocked.as_ref().map(BlockedEntry::from),
             since: self.time(*since),
@@ -317,6 +419,20 @@ pub(super) fn known(pid: u32) -> Option<u32> {
 
 pub(super) fn all_lossless(words: &[Vec<u8>]) -> Vec<String> {
     words.iter().map(|word| lossless(word)).collect()
+}
+
+impl<'a> From<&'a Agent> for AgentEntry<'a> {
+    fn from(agent: &'a Agent) -> Self {
+        let Agent { invocation, parent_invocation, name, version, session_id, pid } = agent;
+        Self {
+            name: name.as_deref(),
+            version: version.as_deref().map(lossless),
+            session_id: session_id.as_deref().map(lossless),
+            pid: *pid,
+            invocation,
+            parent_invocation: parent_invocation.as_deref(),
+        }
+    }
 }
 
 impl From<&Exit> for ExitEntry {

@@ -106,7 +106,15 @@ fn list(out: &mut String, title: &str, lines: impl ExactSizeIterator<Item = Stri
 }
 
 fn figures(outcome: &Outcome) -> String {
-    let Stats { processes: _, events, dropped, unseen, peak_live } = outcome.stats;
+    let Stats {
+        processes: _,
+        events,
+        dropped,
+        unseen,
+        peak_live,
+        announcements: _,
+        announcements_dropped: _,
+    } = outcome.stats;
     format!(
         "{}; at most {peak_live} at once; {}, {dropped} lost; {} unseen\n",
         prose::figures(outcome),

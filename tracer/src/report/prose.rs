@@ -10,8 +10,8 @@ use super::held;
 use super::words::{capital, count, duration, enumerate, list};
 use crate::escape::{command_line_short, label, terminal_short};
 use crate::lineage::model::{
-    Blocked, CauseCode, Exit, ExitStatus, Finding, FindingKind, FindingState, Kept, Outcome,
-    Process, Verdict,
+    Agent, Blocked, CauseCode, Confidence, Exit, ExitStatus, Finding, FindingKind, FindingState,
+    Kept, Outcome, Process, Verdict,
 };
 
 /// Longest command line in a sentence, in characters.
@@ -28,6 +28,8 @@ pub(super) struct Paragraph {
     pub(super) heading: String,
     /// Sentences: how it stands and what it holds.
     pub(super) what: String,
+    /// Sentences: the agent and the tool call that started it. Empty without an agent.
+    pub(super) whose: String,
     /// A sentence: how it came about.
     pub(super) why: String,
     /// A sentence: what to change.
@@ -44,13 +46,19 @@ impl Paragraph {
             (group_heading(group), group_what(group, digest))
         };
         what.extend(held::streams(group));
-        Self { heading, what: what.join(" "), why: why(group), mend: sentence(&first.cause.hint) }
+        Self {
+            heading,
+            what: what.join(" "),
+            whose: whose(first).unwrap_or_default(),
+            why: why(group),
+            mend: sentence(&first.cause.hint),
+        }
     }
 
     /// Everything below the heading, a line each.
     pub(super) fn lines(&self) -> Vec<String> {
-        let Self { heading: _, what, why, mend } = self;
-        let told = [("", what), ("Why: ", why), ("Mend: ", mend)];
+        let Self { heading: _, what, whose, why, mend } = self;
+        let told = [("", what), ("By: ", whose), ("Why: ", why), ("Mend: ", mend)];
         let told = told.into_iter().filter(|(_, text)| !text.is_empty());
         told.map(|(word, text)| format!("{word}{text}")).collect()
     }
@@ -105,6 +113,57 @@ fn family(finding: &Finding) -> Option<String> {
     (!family.is_empty()).then(|| capital(&family.join("; ")) + ".")
 }
 
+/// The agent and the tool call that started it.
+fn whose(finding: &Finding) -> Option<String> {
+    let call = finding.tool_call.as_ref()?;
+    let mut by = String::new();
+    if let Some(agent) = &finding.agent {
+        by = agent_in_words(agent) + ", ";
+    }
+    let named = || {
+        let id = call.id.as_deref().unwrap_or("?");
+        let tool = call.name.as_deref().map(|name| format!(" ({})", phrase(name.as_bytes())));
+        let what =
+            call.summary.as_deref().map(|text| format!(": {}", terminal_short(text, COMMAND)));
+        format!(
+            "call {}{}{}",
+            phrase(id.as_bytes()),
+            tool.unwrap_or_default(),
+            what.unwrap_or_default()
+        )
+    };
+    let said = match call.confidence {
+        Confidence::Exact | Confidence::Strong | Confidence::Probable => {
+            format!("{} [{}]", named(), call.confidence.as_str())
+        }
+        Confidence::Stale => format!("{} [stale: that had ended when it was forked]", named()),
+        Confidence::Ambiguous => {
+            let ids: Vec<_> = call.candidates.iter().map(|id| phrase(id.as_bytes())).collect();
+            format!("one of the calls {} [ambiguous]", list(&ids))
+        }
+        Confidence::None => {
+            let child = call.child.as_ref()?;
+            let line = command_line_short(&child.args, COMMAND);
+            format!("which started {}: {line}", label(&child.name, child.pid))
+        }
+    };
+    Some(format!("{by}{said}."))
+}
+
+/// `claude-code 2.1.197[4200], session 01a2`.
+pub(super) fn agent_in_words(agent: &Agent) -> String {
+    let Agent { name, version, session_id, pid, invocation: _, parent_invocation: _ } = agent;
+    let name = name.as_deref().unwrap_or("the command");
+    let version = version.as_deref().map(|version| format!(" {}", phrase(version)));
+    let session = session_id.as_deref().map(|id| format!(", session {}", phrase(id)));
+    format!(
+        "{}{}[{pid}]{}",
+        phrase(name.as_bytes()),
+        version.unwrap_or_default(),
+        session.unwrap_or_default()
+    )
+}
+
 /// How a finding stands: the first sentence about it.
 fn standing(finding: &Finding, digest: &Digest<'_>) -> String {
     let age = duration(age(finding, digest.outcome));
@@ -120,6 +179,9 @@ fn standing(finding: &Finding, digest: &Digest<'_>) -> String {
             format!("Its parent died while it lived; it ran on for {age}{end}")
         }
         FindingKind::Stuck => format!("It was in uninterruptible sleep (state D) for {age}{end}"),
+        FindingKind::OutlivedCall => {
+            format!("It was still alive {age} after its tool call had ended{end}")
+        }
     }
 }
 
@@ -142,6 +204,9 @@ fn group_what(group: &Group<'_>, digest: &Digest<'_>) -> Vec<String> {
         FindingKind::Stuck => {
             format!("They were in uninterruptible sleep (state D) for up to {longest}.")
         }
+        FindingKind::OutlivedCall => {
+            format!("They were still alive up to {longest} after their tool call had ended.")
+        }
     };
     let resources = group.iter().filter_map(|finding| finding.resources.as_ref());
     let held = held::sentence(&resources.collect::<Vec<_>>());
@@ -156,7 +221,7 @@ fn after_command(digest: &Digest<'_>) -> &'static str {
 fn mended(kind: FindingKind) -> &'static str {
     match kind {
         FindingKind::Zombie => "then its parent reaped it",
-        FindingKind::Survivor | FindingKind::Orphan => "then it ended",
+        FindingKind::Survivor | FindingKind::Orphan | FindingKind::OutlivedCall => "then it ended",
         FindingKind::Stuck => "then it woke up",
     }
 }
@@ -258,7 +323,10 @@ pub(super) fn age(finding: &Finding, outcome: &Outcome) -> Duration {
     let ended = outcome.invocation.exit.as_ref().map(|exit| exit.at);
     let since = match finding.kind {
         FindingKind::Survivor => ended.unwrap_or(finding.since),
-        FindingKind::Zombie | FindingKind::Orphan | FindingKind::Stuck => finding.since,
+        FindingKind::Zombie
+        | FindingKind::Orphan
+        | FindingKind::Stuck
+        | FindingKind::OutlivedCall => finding.since,
     };
     finding.until.since(since)
 }

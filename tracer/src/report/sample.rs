@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 
 use crate::lineage::model::{
-    Adopter, Ancestor, Blocked, Cause, CauseCode, Exit, ExitStatus, Finding, FindingKind,
-    FindingState, Invocation, Kept, Nanos, Outcome, Parent, Pids, Process, ProcessId, Resources,
-    Sender, Stats, Stream, Verdict, Waits,
+    Adopter, Agent, Ancestor, Attribution, Blocked, Cause, CauseCode, Confidence, DirectChild,
+    Exit, ExitStatus, Finding, FindingKind, FindingState, Invocation, Kept, Nanos, Outcome, Parent,
+    Pids, Process, ProcessId, Resources, Sender, Source, Stats, Stream, ToolCall, Verdict, Waits,
 };
 
 /// Start of every sample run, boot time.
@@ -75,6 +75,8 @@ fn finding(id: u32, kind: FindingKind, process: Process, code: CauseCode) -> Fin
         adopter: None,
         exit: None,
         cause: Cause { code, text: "python3[4200] ended and left it.".into(), hint: String::new() },
+        agent: None,
+        tool_call: None,
         resources: None,
         blocked: None,
         since: Nanos(END),
@@ -89,6 +91,7 @@ pub(super) fn clean() -> Outcome {
         invocation: Invocation {
             id: "1000000000000-4200".into(),
             parent: None,
+            agent: None,
             command: words(&["python3", "leaky_agent.py"]),
             root: process(4200, &["python3", "leaky_agent.py"]),
             started_at: Nanos(START),
@@ -96,7 +99,9 @@ pub(super) fn clean() -> Outcome {
         },
         findings: Vec::new(),
         kept: Vec::new(),
-        stats: Stats { processes: 14, events: 61, dropped: 0, unseen: 0, peak_live: 6 },
+        agents: Vec::new(),
+        tool_calls: Vec::new(),
+        stats: Stats { processes: 14, events: 61, peak_live: 6, ..Stats::default() },
         notes: Vec::new(),
         judged_at: Nanos(JUDGED),
         epoch_offset: BOOT,
@@ -295,9 +300,95 @@ pub(super) fn odd() -> Outcome {
             process: process(4300, &["/usr/bin/sccache", "--server"]),
             rule: "sccache".into(),
         }],
-        stats: Stats { processes: 4000, events: 9000, dropped: 12, unseen: 1, peak_live: 300 },
+        stats: Stats {
+            processes: 4000,
+            events: 9000,
+            dropped: 12,
+            unseen: 1,
+            peak_live: 300,
+            ..Stats::default()
+        },
         notes: vec!["12 records were lost and 1 process came and went unseen".into()],
         ..clean()
+    }
+}
+
+/// A claude-code session.
+fn claude() -> Agent {
+    Agent {
+        invocation: "1000000000000-4200".into(),
+        parent_invocation: None,
+        name: Some("claude-code".into()),
+        version: Some(b"2-1-197".to_vec()),
+        session_id: Some(b"5e55-10f".to_vec()),
+        pid: 4200,
+    }
+}
+
+fn attribution(id: Option<&str>, confidence: Confidence) -> Attribution {
+    Attribution {
+        id: id.map(str::to_owned),
+        name: id.map(|_| "Bash".to_owned()),
+        summary: Some(b"npm run dev".to_vec()),
+        confidence,
+        source: Source::Command,
+        candidates: Vec::new(),
+        child: Some(DirectChild {
+            pid: 4201,
+            name: b"bash".to_vec(),
+            args: words(&["/bin/bash", "-c", "npm run dev"]),
+            at: Nanos(START + 5_000_000),
+        }),
+    }
+}
+
+/// What the tool calls of an agent left: the second call's between the first's, one that may be
+/// either's, one that no call is known of, one that outlived its call.
+pub(super) fn blamed() -> Outcome {
+    let left = |id, pid, kind, tool_call| Finding {
+        agent: Some(claude()),
+        tool_call: Some(tool_call),
+        ..finding(id, kind, process(pid, &["node", "server.js"]), CauseCode::Daemonized)
+    };
+    let ambiguous = Attribution {
+        candidates: vec!["toolu_1".into(), "toolu_2".into()],
+        source: Source::Window,
+        ..attribution(None, Confidence::Ambiguous)
+    };
+    let unknown =
+        Attribution { source: Source::DirectChild, ..attribution(None, Confidence::None) };
+    let survivor = FindingKind::Survivor;
+    let call = |id: &str, end| ToolCall {
+        invocation: "1000000000000-4200".into(),
+        id: id.into(),
+        name: Some("Bash".into()),
+        summary: Some("npm run dev".into()),
+        session_id: Some("5e55-10f".into()),
+        started_at: Some(Nanos(START + 4_000_000)),
+        end,
+        background: None,
+        processes: vec![4210],
+    };
+    let ended = Some((Nanos(START + 9_000_000), "ok"));
+    Outcome {
+        tool_calls: vec![call("toolu_1", ended), call("toolu_2", None)],
+        agents: vec![claude()],
+        ..leaked(vec![
+            left(1, 4210, survivor, attribution(Some("toolu_1"), Confidence::Strong)),
+            left(2, 4211, survivor, attribution(Some("toolu_2"), Confidence::Exact)),
+            left(3, 4212, FindingKind::Zombie, attribution(Some("toolu_1"), Confidence::Stale)),
+            left(4, 4213, survivor, ambiguous),
+            left(5, 4214, survivor, unknown),
+            Finding {
+                counted: false,
+                ..left(
+                    6,
+                    4215,
+                    FindingKind::OutlivedCall,
+                    attribution(Some("toolu_1"), Confidence::Probable),
+                )
+            },
+        ])
     }
 }
 
@@ -346,6 +437,17 @@ fn spoilt(mut outcome: Outcome, bytes: &[Vec<u8>]) -> Outcome {
         finding.adopter = Some(Adopter { pid: 7, name: next(), is_init: true });
         finding.blocked = Some(Blocked { wchan: Some(next()), mount: Some(next()) });
         (finding.cause.text, finding.cause.hint) = (text(next()), text(next()));
+        if let Some(agent) = &mut finding.agent {
+            (agent.name, agent.version) = (Some(text(next())), Some(next()));
+            agent.session_id = Some(next());
+        }
+        if let Some(call) = &mut finding.tool_call {
+            (call.id, call.name) = (call.id.as_ref().map(|_| text(next())), Some(text(next())));
+            (call.summary, call.candidates) = (Some(next()), vec![text(next())]);
+            if let Some(child) = &mut call.child {
+                (child.name, child.args) = (next(), vec![next(), next()]);
+            }
+        }
         let resources = finding.resources.get_or_insert_default();
         (resources.listening, resources.devices) = (vec![next(), next()], vec![next()]);
     }
@@ -371,7 +473,8 @@ pub(super) fn any_outcome() -> impl Strategy<Value = Outcome> {
         Just(zombies(7)),
         Just(servers(5)),
         Just(resolved(2)),
-        Just(odd())
+        Just(odd()),
+        Just(blamed())
     ];
     (base, prop::collection::vec(bytes, 1..20)).prop_map(|(base, bytes)| spoilt(base, &bytes))
 }

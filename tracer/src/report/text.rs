@@ -161,6 +161,11 @@ mod tests {
     }
 
     #[test]
+    fn leaks_stand_by_their_calls() {
+        insta::assert_snapshot!(render(&sample::blamed(), false));
+    }
+
+    #[test]
     fn hostile_bytes_are_escaped() {
         insta::assert_snapshot!(render(&sample::hostile(), false));
     }

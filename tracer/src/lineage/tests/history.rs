@@ -28,6 +28,7 @@ fn forkers_in_a_circle_come_to_an_end() {
             parent: forker,
             pids,
             cgroup: None,
+            thread: None,
             root: false,
         });
     }

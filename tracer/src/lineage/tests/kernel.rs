@@ -178,6 +178,7 @@ impl Kernel {
             parent,
             pids: pids_of(pid),
             cgroup: None,
+            thread: None,
             root,
         });
     }
@@ -195,7 +196,15 @@ impl Kernel {
             entry.exec_at = Some(at);
         }
         let exe = b"/bin/job";
-        self.send(Event::Exec { at, process: id, exe, args: exe, truncated: false });
+        self.send(Event::Exec {
+            at,
+            process: id,
+            exe,
+            args: exe,
+            truncated: false,
+            markers: b"",
+            markers_truncated: false,
+        });
     }
 
     pub(super) fn ignore_children(&mut self, place: usize) {

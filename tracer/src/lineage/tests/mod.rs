@@ -75,6 +75,7 @@ impl World {
             forker: self.id(forker),
             parent: self.id(parent),
             pids: Pids { host: child, local: Some(child), namespace: child, level: 0 },
+            thread: None,
             cgroup: None,
             root,
         };
@@ -89,6 +90,8 @@ impl World {
             exe: exe.as_bytes(),
             args: exe.as_bytes(),
             truncated: false,
+            markers: b"",
+            markers_truncated: false,
         };
         self.lineage.handle(event);
         self

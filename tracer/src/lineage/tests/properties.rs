@@ -509,6 +509,7 @@ fn any_event() -> impl Strategy<Value = Event<'static>> {
                 parent,
                 pids: pids(child.pid),
                 cgroup: None,
+                thread: None,
                 root,
             }
         ),
@@ -518,6 +519,8 @@ fn any_event() -> impl Strategy<Value = Event<'static>> {
             exe: b"/bin/sh",
             args: b"sh\0-c",
             truncated: false,
+            markers: b"",
+            markers_truncated: false,
         }),
         (any_time(), any_id(), any_id(), any::<u32>(), any::<bool>()).prop_map(
             |(at, process, parent, status, children_uncounted)| Event::Exit {

@@ -1,0 +1,56 @@
+//! Announcements on their way to the core, in the order in which they were made.
+
+use crate::{
+    lineage::Nanos,
+    toolcall::listener::{Listener, Received},
+};
+
+/// The listener, if there is one, and what it has heard that the core has not taken yet.
+#[derive(Debug)]
+pub(super) struct Hearing {
+    listener: Option<Listener>,
+    /// By the time that each is about, the latest first.
+    waiting: Vec<(Nanos, Received)>,
+}
+
+impl Hearing {
+    pub(super) fn new(listener: Option<Listener>) -> Self {
+        Self { listener, waiting: Vec::new() }
+    }
+
+    /// Ends when something was heard; never where there is nothing to hear with.
+    pub(super) async fn listen(&self) {
+        match &self.listener {
+            Some(listener) => listener.heard().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Notes what was said by now.
+    pub(super) fn drain(&mut self) {
+        let heard = self.listener.as_ref().map(Listener::take).unwrap_or_default();
+        heard.into_iter().for_each(|received| self.note(received));
+    }
+
+    fn note(&mut self, received: Received) {
+        let sent_at = received.sent_at;
+        let at = received.message.at.map(Nanos).filter(|at| *at <= sent_at).unwrap_or(sent_at);
+        // After those of the same time: they come out from the end.
+        let place = self.waiting.partition_point(|&(other, _)| other > at);
+        self.waiting.insert(place, (at, received));
+    }
+
+    /// The next, if it is about a time before this one.
+    pub(super) fn next(&mut self, before: Option<Nanos>) -> Option<Received> {
+        let &(at, _) = self.waiting.last()?;
+        if before.is_some_and(|before| at > before) {
+            return None;
+        }
+        self.waiting.pop().map(|(_, received)| received)
+    }
+
+    /// Messages that were malformed, too long or too many.
+    pub(super) fn refused(&self) -> u64 {
+        self.listener.as_ref().map_or(0, Listener::refused)
+    }
+}

@@ -1,0 +1,395 @@
+//! Agents and their invocations: who is one, by its program, by what its children are given, or by
+//! what it says itself.
+//!
+//! ```text
+//!   COMMAND           the run's own invocation, of an agent or not
+//!     claude          an invocation nested in it
+//!       bash -c ...   a direct child of its agent: where a tool call begins
+//!         codex       nested again
+//!         `- codex    a launcher's child of the same rule: the same invocation
+//! ```
+
+use std::{num::NonZeroU32, rc::Rc};
+
+use super::{
+    Lineage,
+    announcement::{Announcement, Kept, Said},
+    markers::Markers,
+    model::{Nanos, ProcessId},
+    rules::AGENT,
+    table::{Entry, Program},
+};
+
+/// Most invocations that are told apart; what is nested beyond belongs to the one around it.
+const MOST_INVOCATIONS: usize = 4096;
+/// Generations that are looked at for the nearest agent. A chain is shortened in the middle, so
+/// that of any length no more than twice this many have entries.
+const MOST_GENERATIONS: usize = 4096;
+
+/// Number of an invocation within the run, from 1: the run's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct InvocationIndex(NonZeroU32);
+
+impl InvocationIndex {
+    /// The run's own.
+    pub(crate) const RUN: Self = Self(NonZeroU32::MIN);
+
+    fn at(place: usize) -> Option<Self> {
+        u32::try_from(place + 1).ok().and_then(NonZeroU32::new).map(Self)
+    }
+
+    fn place(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+/// An agent's run.
+#[derive(Clone, Debug)]
+pub(crate) struct Invocation {
+    /// The one around it.
+    pub(crate) parent: Option<InvocationIndex>,
+    pub(crate) root: ProcessId,
+    /// What the agent is called; `None`: a command that no rule knows.
+    pub(crate) agent: Option<Rc<str>>,
+    /// The place of its rule.
+    pub(crate) rule: Option<usize>,
+    pub(crate) version: Option<Box<[u8]>>,
+    pub(crate) session: Option<Box<[u8]>>,
+    /// It announced calls.
+    pub(crate) speaks: bool,
+}
+
+/// All invocations of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Invocations(Vec<Invocation>);
+
+impl Invocations {
+    pub(crate) fn get(&self, index: InvocationIndex) -> Option<&Invocation> {
+        self.0.get(index.place())
+    }
+
+    fn get_mut(&mut self, index: InvocationIndex) -> Option<&mut Invocation> {
+        self.0.get_mut(index.place())
+    }
+
+    /// All, each after the one it is nested in.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (InvocationIndex, &Invocation)> {
+        let all = self.0.iter().enumerate();
+        all.filter_map(|(place, own)| Some((InvocationIndex::at(place)?, own)))
+    }
+
+    fn open(
+        &mut self,
+        parent: Option<InvocationIndex>,
+        root: ProcessId,
+    ) -> Option<InvocationIndex> {
+        let index =
+            InvocationIndex::at(self.0.len()).filter(|_| self.0.len() < MOST_INVOCATIONS)?;
+        self.0.push(Invocation {
+            parent,
+            root,
+            agent: None,
+            rule: None,
+            version: None,
+            session: None,
+            speaks: false,
+        });
+        Some(index)
+    }
+}
+
+/// Announcements of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    pub(crate) taken: u64,
+    /// Not the sender's to say.
+    pub(crate) foreign: u64,
+    /// Malformed, or too many.
+    pub(crate) refused: u64,
+}
+
+impl Lineage {
+    /// The run's own invocation begins.
+    pub(super) fn open_run(&mut self, root: ProcessId) {
+        if let Some(index) = self.invocations.open(None, root)
+            && let Some(entry) = self.table.get_mut(root)
+        {
+            entry.agent = Some(index);
+        }
+    }
+
+    /// A process and its ancestors by fork, itself first, as far as they have entries.
+    pub(super) fn generations(&self, id: ProcessId) -> impl Iterator<Item = (ProcessId, &Entry)> {
+        let mut next = Some(id);
+        std::iter::from_fn(move || {
+            let id = next.take()?;
+            let entry = self.table.get(id)?;
+            // A forker is older; what says otherwise is damage, and would go round in circles.
+            next = (entry.forker.start < id.start).then_some(entry.forker);
+            Some((id, entry))
+        })
+        .take(MOST_GENERATIONS)
+    }
+
+    /// The nearest agent, which the process may be itself, and its invocation.
+    pub(super) fn agent_of(&self, id: ProcessId) -> Option<(ProcessId, InvocationIndex)> {
+        self.generations(id).find_map(|(id, entry)| Some((id, entry.agent?)))
+    }
+
+    /// The invocation that a process belongs to; its own, if it is an agent.
+    pub(super) fn invocation_of(&self, id: ProcessId) -> InvocationIndex {
+        self.agent_of(id).map_or(InvocationIndex::RUN, |(_, index)| index)
+    }
+
+    /// It executed a program, maybe an agent.
+    pub(super) fn look_for_agents(&mut self, id: ProcessId, program: &Program) {
+        if let Some(rule) = self.rules.agent(program) {
+            let name = self.rules.get(rule).map(|rule| Rc::clone(&rule.name));
+            self.becomes_agent(id, name, Some(rule));
+        } else if let Some(name) = self.agent_in_environment(id) {
+            let rule = self.rules.agent_named(&name);
+            self.becomes_agent(id, Some(name), rule);
+        }
+        self.learn_of_forker(id);
+    }
+
+    /// The name in its `TRACER_AGENT`, where its forker had not the same.
+    fn agent_in_environment(&self, id: ProcessId) -> Option<Rc<str>> {
+        let entry = self.table.get(id)?;
+        let own = entry.markers.as_ref()?.get(AGENT)?;
+        let above = self.table.get(entry.forker).and_then(|forker| forker.markers.as_ref());
+        if above.and_then(|above| above.get(AGENT)) == Some(own) {
+            return None;
+        }
+        let name = std::str::from_utf8(own).ok()?;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        (name.len() <= 64 && name.chars().all(is_plain)).then(|| name.into())
+    }
+
+    /// What the environment of a process says of the agent that gave it: its session and version.
+    /// Where no rule knew that agent by its program, its forker is it.
+    fn learn_of_forker(&mut self, id: ProcessId) {
+        let Some(entry) = self.table.get(id) else { return };
+        let Some(markers) = entry.markers.clone() else { return };
+        let above = entry.forker;
+        let Some(forker) = self.table.get(above) else { return };
+        let before = forker.markers.as_deref();
+        let news = markers.iter().find_map(|(name, value)| {
+            let rule = self.rules.agent_of_session(name)?;
+            let is_old = before.and_then(|before| before.get(name)) == Some(value);
+            (!is_old && !value.is_empty()).then_some((rule, value))
+        });
+        let Some((rule, session)) = news else { return };
+        // An agent that sets it for itself and executes itself again says nothing of its forker.
+        if entry.agent.is_some() {
+            return;
+        }
+        let Some((agent, index)) = self.agent_of(above) else { return };
+        let is_known = self.invocations.get(index).is_some_and(|known| known.rule == Some(rule));
+        let index = if is_known {
+            index
+        } else if agent == above || !forker.program.is_shell() {
+            let name = self.rules.get(rule).map(|rule| Rc::clone(&rule.name));
+            match self.becomes_agent(above, name, Some(rule)) {
+                Some(index) => index,
+                None => return,
+            }
+        } else {
+            // A shell that somebody set it in.
+            return;
+        };
+        let version =
+            self.rules.get(rule).and_then(|rule| rule.version_in(|name| markers.get(name)));
+        if let Some(known) = self.invocations.get_mut(index) {
+            known.session.get_or_insert_with(|| session.into());
+            if let Some(version) = version {
+                known.version.get_or_insert_with(|| version.into());
+            }
+        }
+    }
+
+    /// It is an agent, if it was not. `None`: there is no room for one more.
+    fn becomes_agent(
+        &mut self,
+        id: ProcessId,
+        name: Option<Rc<str>>,
+        rule: Option<usize>,
+    ) -> Option<InvocationIndex> {
+        let (nearest, around) = self.agent_of(id)?;
+        let known = self.invocations.get(around)?;
+        let is_anonymous = known.agent.is_none() && !known.speaks;
+        let same = known.rule == rule && known.agent == name;
+        let forker = self.table.get(id).map(|entry| entry.forker);
+        // It is one already, or a launcher started what it is a launcher of.
+        let joins = nearest == id && (same || is_anonymous)
+            || forker == Some(nearest) && same && name.is_some();
+        let index = if joins { around } else { self.invocations.open(Some(around), id)? };
+        self.table.get_mut(id)?.agent = Some(index);
+        if let Some(invocation) = self.invocations.get_mut(index)
+            && invocation.agent.is_none()
+        {
+            (invocation.agent, invocation.rule) = (name, rule);
+        }
+        Some(index)
+    }
+
+    /// Somebody said something about tool calls.
+    pub(super) fn announced(&mut self, announcement: Announcement) {
+        let Announcement { sender, sent_at, at, agent, pid, session, said } = announcement;
+        let speaker = self.sender(sender, sent_at).and_then(|sender| {
+            let (speaker, index) = self.spoken_for(sender, agent.as_deref(), pid)?;
+            Some((sender, speaker, index))
+        });
+        let Some((sender, speaker, index)) = speaker else {
+            self.heard.foreign += 1;
+            return;
+        };
+        self.heard.taken += 1;
+        if let Some(invocation) = self.invocations.get_mut(index) {
+            invocation.speaks = true;
+            if let Some(session) = &session {
+                invocation.session.get_or_insert_with(|| session.as_bytes().into());
+            }
+        }
+        let began = self.invocations.get(index).map_or(Nanos(0), |own| Nanos(own.root.start));
+        let at = at.filter(|at| (began..=sent_at).contains(at)).unwrap_or(sent_at);
+        match said {
+            Said::CallStart(start) => {
+                self.calls.start(index, at, start, session.as_deref());
+            }
+            Said::Spawn { id, thread } => {
+                if let Some(call) = self.calls.know(index, &id) {
+                    self.calls.expect_spawn(speaker, thread, at, call);
+                }
+            }
+            Said::Background { id, reason } => {
+                if let Some(call) = self.calls.know(index, &id) {
+                    self.calls.declare_background(call, reason.as_deref().unwrap_or_default());
+                }
+            }
+            Said::CallEnd { id, status, background } => {
+                if let Some(call) = self.calls.know(index, &id) {
+                    if let Some(background) = background {
+                        self.calls.declare_background(call, &background);
+                    }
+                    self.end_call(call, at, status);
+                }
+            }
+            Said::CallsEnd { except } => {
+                let over: Vec<_> = self
+                    .calls
+                    .open_now(index)
+                    .filter(|(_, call)| !except.iter().any(|id| **id == *call.id))
+                    .filter(|(_, call)| {
+                        session.is_none() || call.session.as_deref() == session.as_deref()
+                    })
+                    .map(|(index, _)| index)
+                    .collect();
+                for call in over {
+                    self.end_call(call, at, super::announcement::CallStatus::Cancelled);
+                }
+            }
+            Said::Keep { ttl, reason, what } => match what {
+                Kept::Call(id) => {
+                    if let Some(call) = self.calls.know(index, &id) {
+                        self.leases.keep_call(call, sent_at, ttl, reason);
+                    }
+                }
+                Kept::Process(pid) => {
+                    // Itself, or what its invocation started.
+                    let kept = self.as_seen_by(sender, pid);
+                    if let Some(kept) = kept.filter(|&kept| self.is_within(kept, index)) {
+                        self.leases.keep_process(kept, sent_at, ttl, reason);
+                    } else {
+                        self.heard.foreign += 1;
+                    }
+                }
+            },
+        }
+    }
+
+    /// Who had this pid in the tracer's PID namespace then.
+    fn sender(&self, pid: u32, at: Nanos) -> Option<ProcessId> {
+        let owner = self.table.last_owner(pid)?;
+        let entry = self.table.get(owner)?;
+        let lived = owner.start <= at.0 && entry.end.is_none_or(|end| at <= end.at);
+        lived.then_some(owner)
+    }
+
+    /// A process of this run by its pid as another sees it, in that one's PID namespace.
+    fn as_seen_by(&self, viewer: ProcessId, pid: u32) -> Option<ProcessId> {
+        let pids = self.table.get(viewer)?.pids;
+        // The namespace of which a pid is known besides the own: the tracer's.
+        if pids.local == Some(pids.namespace) {
+            return self.table.by_local_pid(pid);
+        }
+        let level = pids.level;
+        self.generations(viewer)
+            .find(|(_, entry)| entry.pids.level == level && entry.pids.namespace == pid)
+            .map(|(id, _)| id)
+    }
+
+    /// Whether it belongs to an invocation, or to one nested in it.
+    fn is_within(&self, id: ProcessId, index: InvocationIndex) -> bool {
+        let mut nearest = Some(self.invocation_of(id));
+        while let Some(own) = nearest {
+            if own == index {
+                return true;
+            }
+            nearest = self.invocations.get(own).and_then(|own| own.parent);
+        }
+        false
+    }
+
+    /// For whom a sender speaks, and that one's invocation. `None`: it may not.
+    fn spoken_for(
+        &mut self,
+        sender: ProcessId,
+        agent: Option<&str>,
+        pid: Option<u32>,
+    ) -> Option<(ProcessId, InvocationIndex)> {
+        if let Some(name) = agent {
+            let found = self.generations(sender).find_map(|(id, entry)| {
+                let index = entry.agent?;
+                let known = self.invocations.get(index)?;
+                (known.agent.as_deref() == Some(name)).then_some((id, index))
+            });
+            if let Some(found) = found {
+                return Some(found);
+            }
+            // No rule knew it by its program. A hook is started by a shell, that by the agent.
+            let rule = self.rules.agent_named(name)?;
+            let (id, _) =
+                self.generations(sender).skip(1).find(|(_, entry)| !entry.program.is_shell())?;
+            let name = self.rules.get(rule).map(|rule| Rc::clone(&rule.name));
+            return Some((id, self.becomes_agent(id, name, Some(rule))?));
+        }
+        let speaker = match pid {
+            None => sender,
+            Some(pid) => {
+                let level = self.table.get(sender)?.pids.level;
+                let (id, _) = self
+                    .generations(sender)
+                    .find(|(_, entry)| entry.pids.level == level && entry.pids.namespace == pid)?;
+                id
+            }
+        };
+        if let Some(index) = self.table.get(speaker)?.agent {
+            return Some((speaker, index));
+        }
+        let (_, around) = self.agent_of(speaker)?;
+        let known = self.invocations.get(around)?;
+        if known.agent.is_some() {
+            return Some((speaker, self.becomes_agent(speaker, None, None)?));
+        }
+        // The command that nobody knew turns out to be an agent, with several processes.
+        self.table.get_mut(speaker)?.agent = Some(around);
+        Some((speaker, around))
+    }
+
+    /// What a process's environment says from its exec on.
+    pub(super) fn markers_at_exec(&self, bytes: &[u8], truncated: bool) -> Option<Rc<Markers>> {
+        let markers = Markers::of(bytes, truncated, self.rules.markers());
+        (!markers.is_empty() || truncated).then(|| Rc::new(markers))
+    }
+}

@@ -1,0 +1,230 @@
+//! The tool calls that are known: announced, or told by a cookie in an environment.
+
+use std::num::NonZeroU32;
+
+use hashbrown::HashMap;
+
+use super::{
+    agents::InvocationIndex,
+    announcement::{CallStart, CallStatus},
+    model::{Nanos, ProcessId},
+};
+
+/// Most calls that are known at once. Beyond that new ones are counted only.
+const MOST_CALLS: usize = 1 << 16;
+/// Most announcements of a thread's next fork that wait for it.
+const MOST_SPAWNS: usize = 1 << 14;
+
+/// Number of a call within the run, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct CallIndex(NonZeroU32);
+
+impl CallIndex {
+    fn at(place: usize) -> Option<Self> {
+        u32::try_from(place + 1).ok().and_then(NonZeroU32::new).map(Self)
+    }
+
+    fn place(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+/// One tool call.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) invocation: InvocationIndex,
+    /// Unique within its invocation.
+    pub(crate) id: Box<str>,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) summary: Option<Box<str>>,
+    pub(crate) command: Option<Box<str>>,
+    span: Option<Box<str>>,
+    pub(crate) session: Option<Box<str>>,
+    /// `None`: only a cookie told of it.
+    pub(crate) start: Option<Nanos>,
+    pub(crate) end: Option<(Nanos, CallStatus)>,
+    /// It is declared background work, and why or under what name.
+    pub(crate) background: Option<Box<str>>,
+}
+
+impl Call {
+    /// Whether it was open then: what it does in the background is its own for ever.
+    pub(crate) fn is_open_at(&self, at: Nanos) -> bool {
+        self.start.is_some_and(|start| start <= at) && !self.is_over_at(at)
+    }
+
+    /// Whether it had ended by then, with all that it may still start.
+    pub(crate) fn is_over_at(&self, at: Nanos) -> bool {
+        self.background.is_none() && self.end.is_some_and(|(end, _)| end < at)
+    }
+}
+
+/// All calls.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    calls: Vec<Call>,
+    by_id: HashMap<(InvocationIndex, Box<str>), CallIndex>,
+    by_span: HashMap<Box<str>, CallIndex>,
+    /// Open as far as was said, in the order in which they began.
+    open: Vec<CallIndex>,
+    /// Threads whose next fork is announced: for which call, and since when.
+    spawns: HashMap<(ProcessId, u32), (Nanos, CallIndex)>,
+    /// Calls for which there was no room.
+    refused: u64,
+}
+
+impl Calls {
+    pub(crate) fn get(&self, index: CallIndex) -> Option<&Call> {
+        self.calls.get(index.place())
+    }
+
+    fn get_mut(&mut self, index: CallIndex) -> Option<&mut Call> {
+        self.calls.get_mut(index.place())
+    }
+
+    /// All, in the order in which they became known.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (CallIndex, &Call)> {
+        self.calls
+            .iter()
+            .enumerate()
+            .filter_map(|(place, call)| Some((CallIndex::at(place)?, call)))
+    }
+
+    /// Calls that are not known for want of room.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    pub(crate) fn find(&self, invocation: InvocationIndex, id: &str) -> Option<CallIndex> {
+        self.by_id.get(&(invocation, id.into())).copied()
+    }
+
+    /// The call that has this span.
+    pub(crate) fn of_span(&self, span: &str) -> Option<CallIndex> {
+        self.by_span.get(span).copied()
+    }
+
+    /// Those of an invocation that were open then.
+    pub(crate) fn open_at(
+        &self,
+        invocation: InvocationIndex,
+        at: Nanos,
+    ) -> impl Iterator<Item = (CallIndex, &Call)> {
+        self.iter().filter(move |(_, call)| call.invocation == invocation && call.is_open_at(at))
+    }
+
+    /// Those of an invocation that are open as far as was said so far: few, also where many were.
+    pub(crate) fn open_now(
+        &self,
+        invocation: InvocationIndex,
+    ) -> impl Iterator<Item = (CallIndex, &Call)> {
+        let calls = self.open.iter().filter_map(|&index| Some((index, self.get(index)?)));
+        calls.filter(move |(_, call)| call.invocation == invocation)
+    }
+
+    /// The call with this id, known from now on if it was not. `None`: there is no room.
+    pub(crate) fn know(&mut self, invocation: InvocationIndex, id: &str) -> Option<CallIndex> {
+        if let Some(known) = self.find(invocation, id) {
+            return Some(known);
+        }
+        let index = CallIndex::at(self.calls.len());
+        let Some(index) = index.filter(|_| self.calls.len() < MOST_CALLS) else {
+            self.refused += 1;
+            return None;
+        };
+        self.calls.push(Call {
+            invocation,
+            id: id.into(),
+            name: None,
+            summary: None,
+            command: None,
+            span: None,
+            session: None,
+            start: None,
+            end: None,
+            background: None,
+        });
+        self.by_id.insert((invocation, id.into()), index);
+        Some(index)
+    }
+
+    /// A call begins. What is known of it already stays.
+    pub(crate) fn start(
+        &mut self,
+        invocation: InvocationIndex,
+        at: Nanos,
+        start: CallStart,
+        session: Option<&str>,
+    ) {
+        let CallStart { id, name, summary, command, span, background } = start;
+        let Some(index) = self.know(invocation, &id) else { return };
+        if let Some(span) = &span {
+            // The first that has it keeps it.
+            self.by_span.entry(span.as_str().into()).or_insert(index);
+        }
+        let Some(call) = self.get_mut(index) else { return };
+        fn fill(place: &mut Option<Box<str>>, text: Option<String>) {
+            if place.is_none() {
+                *place = text.map(Into::into);
+            }
+        }
+        fill(&mut call.name, name);
+        fill(&mut call.summary, summary);
+        fill(&mut call.command, command);
+        fill(&mut call.span, span);
+        fill(&mut call.background, background);
+        fill(&mut call.session, session.map(str::to_owned));
+        if call.start.is_none() {
+            call.start = Some(at);
+            if call.end.is_none() {
+                self.open.push(index);
+            }
+        }
+    }
+
+    /// What a call leaves is meant to run on.
+    pub(crate) fn declare_background(&mut self, index: CallIndex, why: &str) {
+        if let Some(call) = self.get_mut(index) {
+            call.background.get_or_insert_with(|| why.into());
+        }
+    }
+
+    /// A call has ended; `false` if it had before.
+    pub(crate) fn end(&mut self, index: CallIndex, at: Nanos, status: CallStatus) -> bool {
+        let Some(call) = self.get_mut(index) else { return false };
+        if call.end.is_some() {
+            return false;
+        }
+        call.end = Some((at, status));
+        if call.background.is_none() {
+            self.open.retain(|&open| open != index);
+        }
+        true
+    }
+
+    /// A thread is about to fork for a call.
+    pub(crate) fn expect_spawn(
+        &mut self,
+        process: ProcessId,
+        thread: u32,
+        at: Nanos,
+        call: CallIndex,
+    ) {
+        if self.spawns.len() >= MOST_SPAWNS {
+            // Whose forks did not come: failed, or lost.
+            self.spawns.clear();
+        }
+        self.spawns.insert((process, thread), (at, call));
+    }
+
+    /// The call for which this thread forks, if it said so since its last fork.
+    pub(crate) fn spawned(
+        &mut self,
+        process: ProcessId,
+        thread: u32,
+        at: Nanos,
+    ) -> Option<CallIndex> {
+        let (announced, call) = self.spawns.remove(&(process, thread))?;
+        (announced <= at).then_some(call)
+    }
+}

@@ -1,0 +1,428 @@
+//! What is an agent, and what it tells about itself in the environment of what it starts.
+//!
+//! Rules are data: [`BUILT_IN`] is a file, and users add theirs in the same words. The core reads no
+//! file; it is given the text.
+
+use std::{fmt, rc::Rc};
+
+use globset::{GlobBuilder, GlobMatcher};
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::table::Program;
+
+/// The rules that come with tracer.
+pub const BUILT_IN: &str = include_str!("rules.toml");
+
+/// Variable whose value is the id of a tool call: everything that has it belongs to that call.
+pub(crate) const COOKIE: &[u8] = b"TRACER_TOOL_CALL_ID";
+/// Variable that makes a program an agent of this name.
+pub(crate) const AGENT: &[u8] = b"TRACER_AGENT";
+/// Variable of W3C Trace Context; its third part is the id of a span.
+pub(crate) const TRACEPARENT: &[u8] = b"TRACEPARENT";
+
+/// Longest name of an agent.
+const MAX_NAME: usize = 64;
+
+/// Why rules cannot be used.
+#[derive(Debug, Error)]
+pub enum RulesError {
+    /// No TOML, or with other keys.
+    #[error("parse agent rules: {0}")]
+    Parse(#[from] toml::de::Error),
+    /// A pattern is none.
+    #[error("parse agent rules: pattern {pattern:?} of {rule}: {source}")]
+    Pattern {
+        /// Name of the rule.
+        rule: String,
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        source: globset::Error,
+    },
+    /// An agent without a name that can be shown.
+    #[error(
+        "parse agent rules: {0:?} is no name for an agent: letters, digits, '.', '_' and '-', at most {MAX_NAME}"
+    )]
+    Name(String),
+    /// A variable that no environment has.
+    #[error("parse agent rules: {0:?} is no name of an environment variable")]
+    Variable(String),
+}
+
+/// A file of rules.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    agent: Vec<AgentEntry>,
+    #[serde(default)]
+    spawner: Vec<SpawnerEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AgentEntry {
+    name: String,
+    #[serde(default)]
+    executables: Vec<String>,
+    #[serde(default)]
+    modules: Vec<String>,
+    #[serde(default)]
+    arguments: Vec<String>,
+    #[serde(default)]
+    session: Vec<String>,
+    #[serde(default)]
+    version: Vec<String>,
+    #[serde(default)]
+    call: Vec<String>,
+    #[serde(default)]
+    helpers: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpawnerEntry {
+    #[serde(default)]
+    executables: Vec<String>,
+    #[serde(default)]
+    modules: Vec<String>,
+    #[serde(default)]
+    arguments: Vec<String>,
+}
+
+/// An agent that is known.
+#[derive(Debug)]
+pub(crate) struct AgentRule {
+    pub(crate) name: Rc<str>,
+    pattern: Pattern,
+    pub(crate) session: Vec<Box<[u8]>>,
+    version: Vec<Version>,
+    pub(crate) call: Vec<Box<[u8]>>,
+    helpers: Vec<GlobMatcher>,
+}
+
+impl AgentRule {
+    /// Its version, from the variables that it gives what it starts.
+    pub(crate) fn version_in<'a>(
+        &self,
+        variable: impl Fn(&[u8]) -> Option<&'a [u8]>,
+    ) -> Option<Vec<u8>> {
+        self.version.iter().find_map(|version| {
+            let value = variable(&version.variable)?;
+            let value = value.strip_prefix(&*version.prefix)?.strip_suffix(&*version.suffix)?;
+            // `2-1-197` is a version where dots are not allowed.
+            let is_dashed = value.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-');
+            let dotted = value.iter().map(|&byte| if byte == b'-' { b'.' } else { byte });
+            let version = if is_dashed { dotted.collect() } else { value.to_vec() };
+            (!version.is_empty()).then_some(version)
+        })
+    }
+
+    /// Whether it starts such programs for itself.
+    pub(crate) fn is_helper(&self, program: &Program) -> bool {
+        let name = String::from_utf8_lossy(program.name());
+        self.helpers.iter().any(|helper| helper.is_match(&*name))
+    }
+}
+
+/// Where a version is to be found.
+#[derive(Debug)]
+struct Version {
+    variable: Box<[u8]>,
+    prefix: Box<[u8]>,
+    suffix: Box<[u8]>,
+}
+
+/// What a program looks like.
+#[derive(Debug)]
+struct Pattern {
+    names: Vec<GlobMatcher>,
+    paths: Vec<GlobMatcher>,
+    modules: Vec<GlobMatcher>,
+    arguments: Vec<GlobMatcher>,
+}
+
+/// All rules.
+pub struct Rules {
+    text: Vec<String>,
+    agents: Vec<AgentRule>,
+    spawners: Vec<Pattern>,
+    markers: Vec<Vec<u8>>,
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules").field("agents", &self.agents.len()).finish_non_exhaustive()
+    }
+}
+
+impl Rules {
+    /// The built-in rules alone.
+    #[must_use]
+    pub fn built_in() -> Rc<Self> {
+        thread_local! {
+            static RULES: Rc<Rules> =
+                Rc::new(Rules::of(vec![BUILT_IN.to_owned()]).expect("a test reads them"));
+        }
+        RULES.with(Rc::clone)
+    }
+
+    /// From files, those that come later over those before.
+    ///
+    /// # Errors
+    /// One of them is no TOML of rules.
+    pub fn of(texts: Vec<String>) -> Result<Self, RulesError> {
+        let mut rules = Self {
+            text: Vec::new(),
+            agents: Vec::new(),
+            spawners: Vec::new(),
+            markers: Vec::new(),
+        };
+        for text in &texts {
+            let File { agent, spawner } = toml::from_str(text)?;
+            for entry in agent {
+                let rule = agent_rule(entry)?;
+                rules.agents.retain(|known| known.name != rule.name);
+                rules.agents.push(rule);
+            }
+            for SpawnerEntry { executables, modules, arguments } in spawner {
+                rules.spawners.push(pattern("spawner", &executables, &modules, &arguments)?);
+            }
+        }
+        rules.markers = [COOKIE, AGENT, TRACEPARENT].map(<[u8]>::to_vec).to_vec();
+        let variables = rules.agents.iter().flat_map(|rule| {
+            let versions = rule.version.iter().map(|version| &version.variable);
+            rule.session.iter().chain(&rule.call).chain(versions)
+        });
+        for variable in variables {
+            if !rules.markers.iter().any(|known| **known == **variable) {
+                rules.markers.push(variable.to_vec());
+            }
+        }
+        rules.text = texts;
+        Ok(rules)
+    }
+
+    /// What they were made of.
+    #[must_use]
+    pub fn texts(&self) -> &[String] {
+        &self.text
+    }
+
+    /// Names of the environment variables that matter: no other is ever looked at.
+    #[must_use]
+    pub fn markers(&self) -> &[Vec<u8>] {
+        &self.markers
+    }
+
+    /// The agent that a program is.
+    pub(crate) fn agent(&self, program: &Program) -> Option<usize> {
+        self.agents.iter().position(|rule| rule.pattern.matches(program))
+    }
+
+    /// The agent whose session this variable tells.
+    pub(crate) fn agent_of_session(&self, variable: &[u8]) -> Option<usize> {
+        self.agents.iter().position(|rule| rule.session.iter().any(|name| **name == *variable))
+    }
+
+    /// The agent of this name.
+    pub(crate) fn agent_named(&self, name: &str) -> Option<usize> {
+        self.agents.iter().position(|rule| &*rule.name == name)
+    }
+
+    /// One of them, by its place.
+    pub(crate) fn get(&self, index: usize) -> Option<&AgentRule> {
+        self.agents.get(index)
+    }
+
+    /// Variables whose value is the id of a tool call.
+    pub(crate) fn cookies(&self) -> impl Iterator<Item = &[u8]> {
+        let vendors = self.agents.iter().flat_map(|rule| rule.call.iter().map(|name| &**name));
+        std::iter::once(COOKIE).chain(vendors)
+    }
+
+    /// Whether a program forks for whoever asks it.
+    pub(crate) fn is_spawner(&self, program: &Program) -> bool {
+        self.spawners.iter().any(|pattern| pattern.matches(program))
+    }
+}
+
+impl Pattern {
+    fn matches(&self, program: &Program) -> bool {
+        let Self { names, paths, modules, arguments } = self;
+        let matches_path = |path: &[u8]| {
+            let text = String::from_utf8_lossy(path);
+            let name = text.rsplit('/').next().unwrap_or_default();
+            names.iter().any(|glob| glob.is_match(name))
+                || paths.iter().any(|glob| glob.is_match(&*text))
+        };
+        if matches_path(&program.exe) {
+            return true;
+        }
+        let run = program.interpreted();
+        if run.script.is_some_and(matches_path) {
+            return true;
+        }
+        if let Some(module) = run.module
+            && modules.iter().any(|glob| glob.is_match(&*String::from_utf8_lossy(module)))
+        {
+            return true;
+        }
+        !arguments.is_empty()
+            && program.args.split(|&byte| byte == 0).skip(1).any(|arg| {
+                let text = String::from_utf8_lossy(arg);
+                arguments.iter().any(|glob| glob.is_match(&*text))
+            })
+    }
+}
+
+fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
+    let AgentEntry { name, executables, modules, arguments, session, version, call, helpers } =
+        entry;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_plain) {
+        return Err(RulesError::Name(name));
+    }
+    Ok(AgentRule {
+        pattern: pattern(&name, &executables, &modules, &arguments)?,
+        session: session.into_iter().map(variable).collect::<Result<_, _>>()?,
+        version: version.iter().map(|text| version_of(text)).collect::<Result<_, _>>()?,
+        call: call.into_iter().map(variable).collect::<Result<_, _>>()?,
+        helpers: helpers.iter().map(|text| glob(&name, text)).collect::<Result<_, _>>()?,
+        name: name.into(),
+    })
+}
+
+fn pattern(
+    rule: &str,
+    executables: &[String],
+    modules: &[String],
+    arguments: &[String],
+) -> Result<Pattern, RulesError> {
+    let globs = |texts: &mut dyn Iterator<Item = &String>| {
+        texts.map(|text| glob(rule, text)).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Pattern {
+        names: globs(&mut executables.iter().filter(|text| !text.contains('/')))?,
+        paths: globs(&mut executables.iter().filter(|text| text.contains('/')))?,
+        modules: globs(&mut modules.iter())?,
+        arguments: globs(&mut arguments.iter())?,
+    })
+}
+
+/// `*` also crosses slashes: a path's depth says nothing here.
+fn glob(rule: &str, text: &str) -> Result<GlobMatcher, RulesError> {
+    let glob = GlobBuilder::new(text).literal_separator(false).build();
+    glob.map(|glob| glob.compile_matcher()).map_err(|source| RulesError::Pattern {
+        rule: rule.to_owned(),
+        pattern: text.to_owned(),
+        source,
+    })
+}
+
+fn variable(name: String) -> Result<Box<[u8]>, RulesError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    // The kernel side looks at three bytes at least, and has room for 39.
+    if (3..40).contains(&name.len()) && name.bytes().all(is_plain) {
+        Ok(name.into_bytes().into())
+    } else {
+        Err(RulesError::Variable(name))
+    }
+}
+
+/// `VARIABLE`, or `VARIABLE:prefix{}suffix`.
+fn version_of(text: &str) -> Result<Version, RulesError> {
+    let (name, form) = text.split_once(':').unwrap_or((text, "{}"));
+    let (prefix, suffix) = form.split_once("{}").unwrap_or((form, ""));
+    Ok(Version {
+        variable: variable(name.to_owned())?,
+        prefix: prefix.as_bytes().into(),
+        suffix: suffix.as_bytes().into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(exe: &str, args: &[&str]) -> Program {
+        let args: Vec<u8> = args.iter().flat_map(|arg| [arg.as_bytes(), &[0]].concat()).collect();
+        Program { exe: exe.as_bytes().into(), args: args.into(), truncated: false }
+    }
+
+    fn agent_of(exe: &str, args: &[&str]) -> Option<String> {
+        let rules = Rules::built_in();
+        let index = rules.agent(&program(exe, args))?;
+        rules.get(index).map(|rule| rule.name.to_string())
+    }
+
+    #[test]
+    fn agents_are_known_by_what_they_execute() {
+        for (exe, args, agent) in [
+            ("/usr/local/bin/claude", &["claude", "-p", "x"][..], Some("claude-code")),
+            ("/usr/bin/node", &["node", "/usr/local/bin/claude", "-p"], Some("claude-code")),
+            (
+                "/usr/bin/node",
+                &["node", "--no-warnings", "/x/node_modules/@anthropic-ai/claude-code/cli.js"],
+                Some("claude-code"),
+            ),
+            ("/usr/bin/node", &["node", "/usr/bin/codex", "exec"], Some("codex")),
+            ("/x/codex-x86_64-unknown-linux-musl/codex/codex", &["codex"], Some("codex")),
+            ("/usr/bin/codex-linux-sandbox", &["codex-linux-sandbox"], None),
+            ("/usr/bin/python3", &["python3", "-m", "aider", "--yes"], Some("aider")),
+            ("/usr/bin/python3.11", &["python3", "/home/u/.local/bin/aider"], Some("aider")),
+            ("/usr/bin/grep", &["grep", "claude"], None),
+            ("/usr/bin/vim", &["vim", "/usr/local/bin/claude"], None),
+            ("/bin/bash", &["bash", "-c", "claude -p x"], None),
+        ] {
+            assert_eq!(agent_of(exe, args).as_deref(), agent, "{exe} {args:?}");
+        }
+    }
+
+    #[test]
+    fn version_is_cut_out_of_its_variable() {
+        let rules = Rules::built_in();
+        let claude = rules.get(rules.agent_named("claude-code").unwrap()).unwrap();
+        let of = |value: &'static [u8]| claude.version_in(|_| Some(value));
+        assert_eq!(of(b"claude-code_2-1-197_agent"), Some(b"2.1.197".to_vec()));
+        assert_eq!(of(b"claude-code_2-beta_agent"), Some(b"2-beta".to_vec()));
+        assert_eq!(of(b"claude-code__agent"), None);
+        assert_eq!(of(b"other"), None);
+    }
+
+    #[test]
+    fn rules_of_users_add_and_replace() {
+        let own = r#"
+            [[agent]]
+            name = "mybot"
+            arguments = ["--bot=*"]
+            call = ["MYBOT_CALL"]
+            [[agent]]
+            name = "goose"
+            executables = ["wild-goose"]
+        "#;
+        let rules = Rules::of(vec![BUILT_IN.to_owned(), own.to_owned()]).unwrap();
+        let name = |program| rules.agent(&program).and_then(|i| rules.get(i)).map(|r| &*r.name);
+        assert_eq!(name(program("/x/run", &["run", "--bot=1"])), Some("mybot"));
+        assert_eq!(name(program("/x/goose", &["goose"])), None);
+        assert_eq!(name(program("/x/wild-goose", &["goose"])), Some("goose"));
+        assert!(rules.markers().iter().any(|name| name == b"MYBOT_CALL"));
+        assert!(rules.cookies().any(|name| name == b"MYBOT_CALL"));
+    }
+
+    #[test]
+    fn wrong_rules_are_refused_with_what_is_wrong() {
+        for (text, said) in [
+            ("[[agent]]", "name"),
+            ("[[agent]]\nname = 'x'\nexecutable = ['y']", "executable"),
+            ("[[agent]]\nname = 'x y'", "\"x y\""),
+            ("[[agent]]\nname = 'x'\nexecutables = ['[']", "pattern \"[\" of x"),
+            ("[[agent]]\nname = 'x'\nsession = ['A=B']", "\"A=B\""),
+            ("[[agent]]\nname = 'x'\nsession = ['AB']", "\"AB\""),
+        ] {
+            let error = Rules::of(vec![text.to_owned()]).unwrap_err().to_string();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+}
