@@ -32,7 +32,7 @@ const COMMAND_WITHIN: usize = 6;
 pub(crate) struct Blame {
     /// The nearest invocation.
     pub(crate) invocation: InvocationIndex,
-    /// The agent's direct child that it descends from, or is; `None`: the agent itself.
+    /// The agent's direct child that it descends from, or is; `None`: no agent is above it.
     pub(crate) top: Option<ProcessId>,
     /// The call; where several may be it, none.
     pub(crate) call: Option<CallIndex>,
@@ -97,9 +97,6 @@ impl Lineage {
         };
         let mut blame = self.blame_of(&chain, around, agent);
         blame.invocation = nearest.unwrap_or(around);
-        if nearest.is_some() {
-            blame.top = None;
-        }
         blame
     }
 

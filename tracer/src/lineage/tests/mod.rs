@@ -1,5 +1,6 @@
 //! The core against a clock of its own: histories in, verdicts out.
 
+mod calls;
 mod history;
 mod kernel;
 mod losses;

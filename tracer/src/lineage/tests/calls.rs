@@ -1,0 +1,561 @@
+//! Whose call it was.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// When something is said in this millisecond: after what was forked in it.
+fn said_at(at: u64) -> Nanos {
+    Nanos(ms(at).0 + 2_000)
+}
+
+/// Pids from here on are agents' helpers and hooks.
+const HOOK: u32 = 900;
+
+impl World {
+    /// It executes a program with arguments, and has these variables.
+    fn runs(&mut self, pid: u32, line: &[&str], markers: &[&str]) -> &mut Self {
+        let joined = |words: &[&str]| {
+            words.iter().flat_map(|word| [word.as_bytes(), &[0]].concat()).collect::<Vec<u8>>()
+        };
+        let event = Event::Exec {
+            at: ms(self.now),
+            process: self.id(pid),
+            exe: line.first().map_or(b"", |exe| exe.as_bytes()),
+            args: &joined(line),
+            truncated: false,
+            markers: &joined(markers),
+            markers_truncated: false,
+        };
+        self.lineage.handle(event);
+        self
+    }
+
+    /// It says something, maybe for an agent or for another process.
+    fn says_for(
+        &mut self,
+        sender: u32,
+        agent: Option<&str>,
+        pid: Option<u32>,
+        said: Said,
+    ) -> &mut Self {
+        let announcement = Announcement {
+            sender,
+            sent_at: said_at(self.now),
+            at: None,
+            agent: agent.map(str::to_owned),
+            pid,
+            session: None,
+            said,
+        };
+        self.lineage.handle(Event::Announced(Box::new(announcement)));
+        self
+    }
+
+    fn says(&mut self, sender: u32, said: Said) -> &mut Self {
+        self.says_for(sender, None, None, said)
+    }
+
+    /// A call of the agent's begins.
+    fn call(&mut self, agent: u32, id: &str) -> &mut Self {
+        self.says(agent, start(id, None))
+    }
+
+    fn end_call(&mut self, agent: u32, id: &str) -> &mut Self {
+        self.says(agent, end(id))
+    }
+
+    /// What is said of a process: its call, how sure.
+    fn whose(&self, pid: u32) -> (Option<String>, Confidence) {
+        let told = self.lineage.attribution(self.id(pid)).expect("it has an agent");
+        (told.id, told.confidence)
+    }
+
+    fn candidates(&self, pid: u32) -> Vec<String> {
+        self.lineage.attribution(self.id(pid)).expect("it has an agent").candidates
+    }
+
+    /// Forks, and the child executes a line.
+    fn starts(&mut self, forker: u32, pid: u32, line: &[&str]) -> &mut Self {
+        self.fork(forker, pid).runs(pid, line, &[])
+    }
+}
+
+fn start(id: &str, command: Option<&str>) -> Said {
+    Said::CallStart(CallStart {
+        id: id.to_owned(),
+        command: command.map(str::to_owned),
+        ..CallStart::default()
+    })
+}
+
+fn end(id: &str) -> Said {
+    Said::CallEnd { id: id.to_owned(), status: CallStatus::Ok, background: None }
+}
+
+fn spawn(id: &str, thread: u32) -> Said {
+    Said::Spawn { id: id.to_owned(), thread }
+}
+
+fn sure(id: &str, confidence: Confidence) -> (Option<String>, Confidence) {
+    (Some(id.to_owned()), confidence)
+}
+
+/// A world whose command is Claude Code.
+fn claude() -> World {
+    let mut world = World::standard();
+    world.runs(ROOT, &["/usr/bin/claude", "-p", "x"], &[]);
+    world
+}
+
+/// What Claude Code gives its children.
+const CLAUDE: [&str; 3] =
+    ["CLAUDECODE=1", "CLAUDE_CODE_SESSION_ID=s-1", "AI_AGENT=claude-code_2-1-197_agent"];
+
+#[test]
+fn agent_session_and_direct_child_are_known_without_configuration() {
+    let mut world = claude();
+    world.at(5).fork(ROOT, 101).runs(101, &["/bin/bash", "-c", "npm run dev"], &CLAUDE);
+    world.at(6).fork(101, 102).runs(102, &["node", "server.js"], &CLAUDE);
+    assert_eq!(world.whose(102), (None, Confidence::None));
+    let told = world.lineage.attribution(world.id(102)).unwrap();
+    let child = told.child.unwrap();
+    assert_eq!(
+        (child.pid, child.name.as_slice(), child.at),
+        (101, &b"bash"[..], Nanos(ms(5).0 + 101))
+    );
+    assert_eq!(told.summary.as_deref(), Some(&b"/bin/bash -c npm run dev"[..]));
+    let agent = world.lineage.agent_told(world.lineage.invocation_of(world.id(102))).unwrap();
+    assert_eq!(agent.name.as_deref(), Some("claude-code"));
+    assert_eq!(agent.version.as_deref(), Some(&b"2.1.197"[..]));
+    assert_eq!(agent.session_id.as_deref(), Some(&b"s-1"[..]));
+}
+
+#[test]
+fn command_without_an_agent_has_no_tool_calls() {
+    let mut world = World::standard();
+    world.starts(ROOT, 101, &["node", "x"]);
+    assert_eq!(world.lineage.attribution(world.id(101)), None);
+}
+
+#[test]
+fn agent_that_no_rule_knows_is_known_by_the_session_that_it_gives() {
+    let mut world = World::standard();
+    world.starts(ROOT, 101, &["/opt/wrapped-agent", "-p"]);
+    world.fork(101, 102).runs(102, &["/bin/bash", "-c", "x"], &CLAUDE);
+    let agent = world.lineage.agent_told(world.lineage.invocation_of(world.id(102))).unwrap();
+    assert_eq!((agent.pid, agent.name.as_deref()), (101, Some("claude-code")));
+    assert!(agent.parent_invocation.is_some());
+}
+
+#[test]
+fn agent_is_named_by_its_environment() {
+    let mut world = World::standard();
+    world.fork(ROOT, 101).runs(101, &["python3", "bot.py"], &["TRACER_AGENT=mybot"]);
+    // Whom it starts inherits the variable, and is none.
+    world.fork(101, 102).runs(102, &["sh", "-c", "x"], &["TRACER_AGENT=mybot"]);
+    let agent = world.lineage.agent_told(world.lineage.invocation_of(world.id(102))).unwrap();
+    assert_eq!((agent.pid, agent.name.as_deref()), (101, Some("mybot")));
+    assert_eq!(world.whose(102), (None, Confidence::None));
+}
+
+#[test]
+fn launcher_and_the_agent_that_it_starts_are_one_invocation() {
+    let mut world = World::standard();
+    world.runs(ROOT, &["node", "/usr/bin/codex", "exec"], &[]);
+    world.starts(ROOT, 101, &["/x/codex-x86_64-unknown-linux-musl/codex", "exec"]);
+    world.at(10).exit_status(ROOT, TRACER, 9);
+    let variables = ["CODEX_SESSION_ID=c-1", "CODEX_TOOL_CALL_ID=call_7"];
+    world.at(20).fork(101, 102).runs(102, &["/bin/bash", "-c", "sleep 9"], &variables);
+    assert_eq!(world.whose(102), sure("call_7", Confidence::Exact));
+    let agent = world.lineage.agent_told(world.lineage.invocation_of(world.id(102))).unwrap();
+    assert_eq!((agent.pid, agent.parent_invocation), (ROOT, None));
+    assert_eq!(agent.session_id.as_deref(), Some(&b"c-1"[..]));
+}
+
+#[test]
+fn cookie_of_an_outer_call_says_nothing_of_a_nested_agent_s() {
+    let mut world = claude();
+    world.call(ROOT, "outer");
+    let outer = ["TRACER_TOOL_CALL_ID=outer"];
+    world.fork(ROOT, 101).runs(101, &["/usr/bin/codex", "exec"], &outer);
+    world.fork(101, 102).runs(102, &["sh", "-c", "x"], &outer);
+    let inner = ["TRACER_TOOL_CALL_ID=outer", "CODEX_TOOL_CALL_ID=inner"];
+    world.fork(101, 103).runs(103, &["sh", "-c", "x"], &inner);
+    assert_eq!(world.whose(101), sure("outer", Confidence::Exact));
+    assert_eq!(world.whose(102), (None, Confidence::None));
+    assert_eq!(world.whose(103), sure("inner", Confidence::Exact));
+    let agent = world.lineage.agent_told(world.lineage.invocation_of(world.id(103))).unwrap();
+    assert_eq!(agent.name.as_deref(), Some("codex"));
+    assert_eq!(agent.parent_invocation, Some(world.id(ROOT).to_string()));
+}
+
+#[test]
+fn announced_thread_and_no_other_forks_for_a_call() {
+    let mut world = World::standard();
+    world.call(ROOT, "a").call(ROOT, "b");
+    world.at(1).says(ROOT, spawn("a", 7)).says(ROOT, spawn("b", 8));
+    let forks = |world: &mut World, child, thread| {
+        world.starts.insert(child, ms(world.now).0 + u64::from(child));
+        let id = world.id(child);
+        let pids = Pids { host: child, local: Some(child), namespace: child, level: 0 };
+        let (at, forker) = (Nanos(id.start), world.id(ROOT));
+        world.lineage.handle(Event::Fork {
+            at,
+            child: id,
+            forker,
+            parent: forker,
+            pids,
+            cgroup: None,
+            thread: Some(thread),
+            root: false,
+        });
+    };
+    world.at(2);
+    forks(&mut world, 101, 8);
+    forks(&mut world, 102, 7);
+    // One announcement, one fork.
+    forks(&mut world, 103, 7);
+    assert_eq!(world.whose(101), sure("b", Confidence::Exact));
+    assert_eq!(world.whose(102), sure("a", Confidence::Exact));
+    assert_eq!(world.whose(103), (None, Confidence::Ambiguous));
+}
+
+#[test]
+fn span_of_a_trace_is_a_cookie() {
+    let mut world = World::standard();
+    let span = Some("00f067aa0ba902b7".to_owned());
+    let call = CallStart { id: "a".to_owned(), span, ..CallStart::default() };
+    world.says(ROOT, Said::CallStart(call));
+    let parent = |span: &str| format!("TRACEPARENT=00-4bf92f3577b34da6a3ce929d0e0e4736-{span}-01");
+    world.fork(ROOT, 101).runs(101, &["x"], &[&parent("00f067aa0ba902b7")]);
+    world.call(ROOT, "b");
+    world.at(1).fork(ROOT, 102).runs(102, &["x"], &[&parent("1111111111111111")]);
+    assert_eq!(world.whose(101), sure("a", Confidence::Exact));
+    assert_eq!(world.whose(102), (None, Confidence::Ambiguous));
+}
+
+/// A hook of Claude Code: its agent starts a shell, that the hook, and both are gone again.
+fn hook(world: &mut World, said: Said) {
+    let shell = HOOK + u32::try_from(world.now).unwrap_or(0) * 2;
+    world.starts(ROOT, shell, &["/bin/sh", "-c", "tracer hook claude-code"]);
+    world.starts(shell, shell + 1, &["tracer", "hook", "claude-code"]);
+    world.says_for(shell + 1, Some("claude-code"), None, said);
+    world.exit(shell + 1, shell).free(shell + 1);
+    world.exit(shell, ROOT).free(shell);
+}
+
+#[test]
+fn command_in_the_arguments_is_strong_also_in_parallel_and_when_the_shell_executes_it() {
+    let mut world = claude();
+    hook(&mut world, start("a", Some("npm run dev")));
+    hook(world.at(1), start("b", Some("npm run dev -- --port 3")));
+    world.at(10).starts(ROOT, 101, &["bash", "-c", "x && eval 'npm run dev -- --port 3' && pwd"]);
+    world.at(11).starts(ROOT, 102, &["bash", "-c", "npm run dev"]);
+    // The shell becomes what it was told to run.
+    world.at(12).runs(102, &["npm", "run", "dev"], &[]);
+    world.at(13).starts(102, 103, &["node", "server.js"]);
+    assert_eq!(world.whose(101), sure("b", Confidence::Strong));
+    assert_eq!(world.whose(102), sure("a", Confidence::Strong));
+    assert_eq!(world.whose(103), sure("a", Confidence::Strong));
+}
+
+#[test]
+fn same_command_of_two_open_calls_is_ambiguous() {
+    let mut world = claude();
+    hook(&mut world, start("a", Some("make")));
+    hook(world.at(1), start("b", Some("make")));
+    world.at(10).starts(ROOT, 101, &["bash", "-c", "make"]);
+    assert_eq!(world.whose(101), (None, Confidence::Ambiguous));
+    assert_eq!(world.candidates(101), ["a", "b"]);
+    // One after the other they are none of each other's.
+    hook(world.at(20), end("a"));
+    hook(world.at(21), end("b"));
+    hook(world.at(22), start("c", Some("make")));
+    world.at(30).starts(ROOT, 102, &["bash", "-c", "make"]);
+    assert_eq!(world.whose(102), sure("c", Confidence::Strong));
+}
+
+#[test]
+fn call_announced_after_its_process_was_forked_counts_all_the_same() {
+    let mut world = claude();
+    world.at(10).starts(ROOT, 101, &["bash", "-c", "make"]);
+    let shell = HOOK;
+    world.starts(ROOT, shell, &["sh", "-c", "tracer hook claude-code"]);
+    let late = Announcement {
+        sender: shell,
+        sent_at: said_at(11),
+        at: Some(ms(9)),
+        agent: Some("claude-code".to_owned()),
+        pid: None,
+        session: None,
+        said: start("a", Some("make")),
+    };
+    world.at(11).lineage.handle(Event::Announced(Box::new(late)));
+    assert_eq!(world.whose(101), sure("a", Confidence::Strong));
+}
+
+#[test]
+fn helper_of_the_agent_belongs_to_no_call_and_is_no_leak() {
+    let mut world = claude();
+    hook(&mut world, start("a", Some("sleep 5")));
+    hook(world.at(1), start("read", None));
+    world.at(2).starts(ROOT, 101, &["/usr/bin/git", "status"]);
+    assert_eq!(world.whose(101), (None, Confidence::None));
+    world.at(3).exit(101, ROOT).free(101);
+    world.at(5).exit(ROOT, TRACER).free(ROOT);
+    let outcome = world.until(3_000).outcome();
+    assert_eq!(outcome.verdict, Verdict::Clean, "{:?}", outcome.findings);
+    // Both calls are candidates for a leak: nobody said that they had ended.
+    assert!(outcome.tool_calls.iter().all(|call| call.end.is_none()));
+    assert_eq!(outcome.tool_calls.len(), 2);
+}
+
+#[test]
+fn shared_shell_serves_the_call_that_is_open() {
+    let mut world = World::standard();
+    world.starts(ROOT, 101, &["/bin/bash"]);
+    world.at(1).call(ROOT, "a");
+    world.at(2).starts(101, 102, &["sleep", "9"]);
+    world.at(3).end_call(ROOT, "a");
+    world.at(4).call(ROOT, "b");
+    world.at(5).starts(101, 103, &["sleep", "9"]);
+    world.at(6).call(ROOT, "c");
+    world.at(7).starts(101, 104, &["sleep", "9"]);
+    world.at(8).end_call(ROOT, "b").end_call(ROOT, "c");
+    world.at(9).starts(101, 105, &["sleep", "9"]);
+    assert_eq!(world.whose(102), sure("a", Confidence::Probable));
+    assert_eq!(world.whose(103), sure("b", Confidence::Probable));
+    assert_eq!(world.whose(104), (None, Confidence::Ambiguous));
+    assert_eq!(world.whose(105), (None, Confidence::None));
+}
+
+#[test]
+fn what_is_forked_after_the_call_is_stale() {
+    let mut world = claude();
+    hook(&mut world, start("a", Some("serve &")));
+    world.at(2).starts(ROOT, 101, &["bash", "-c", "serve &"]);
+    world.at(3).starts(101, 102, &["serve"]);
+    world.at(4).exit(101, ROOT).free(101);
+    hook(world.at(5), end("a"));
+    world.at(9).starts(102, 103, &["worker"]);
+    assert_eq!(world.whose(102), sure("a", Confidence::Strong));
+    assert_eq!(world.whose(103), sure("a", Confidence::Stale));
+}
+
+#[test]
+fn what_a_declared_background_call_forks_later_is_its_own() {
+    let mut world = claude();
+    hook(&mut world, start("a", Some("serve")));
+    world.at(2).starts(ROOT, 101, &["bash", "-c", "serve"]);
+    let background = Some("bash_1".to_owned());
+    let said = Said::CallEnd { id: "a".to_owned(), status: CallStatus::Ok, background };
+    hook(world.at(3), said);
+    world.at(9_000).starts(101, 102, &["worker"]);
+    world.until(20_000);
+    assert_eq!(world.whose(102), sure("a", Confidence::Strong));
+    assert!(!world.lineage.findings.has(world.id(101), FindingKind::OutlivedCall));
+}
+
+#[test]
+fn daemon_that_forks_while_other_calls_are_open_is_ambiguous() {
+    let mut world = World::standard();
+    world.call(ROOT, "a").call(ROOT, "b");
+    world.says(ROOT, Said::Background { id: "x".to_owned(), reason: None });
+    let cookie = ["TRACER_TOOL_CALL_ID=a"];
+    world.at(1).fork(ROOT, 101).runs(101, &["sh", "-c", "tmux new -d"], &cookie);
+    world.at(2).fork(101, 102).runs(102, &["tmux"], &cookie);
+    world.at(3).exit(101, ROOT).free(101);
+    world.at(4).fork(102, 103).runs(103, &["bash"], &cookie);
+    assert_eq!(world.whose(102), sure("a", Confidence::Exact));
+    assert_eq!(world.whose(103), (None, Confidence::Ambiguous));
+    assert_eq!(world.candidates(103), ["a", "b"]);
+    // With both over it is nobody's for certain.
+    world.at(5).end_call(ROOT, "a").end_call(ROOT, "b");
+    world.at(6).fork(102, 104).runs(104, &["bash"], &cookie);
+    assert_eq!(world.whose(104), sure("a", Confidence::Stale));
+}
+
+#[test]
+fn forkserver_s_workers_are_not_the_call_s_that_started_it() {
+    let mut world = World::standard();
+    world.call(ROOT, "a");
+    let program = "from multiprocessing.forkserver import main; main(3, 4, [])";
+    let cookie = ["TRACER_TOOL_CALL_ID=a"];
+    world.at(1).fork(ROOT, 101).runs(101, &["python3", "-c", program], &cookie);
+    world.at(2).fork(101, 102);
+    world.at(3).call(ROOT, "b");
+    world.at(4).fork(101, 103);
+    world.at(5).end_call(ROOT, "a");
+    world.at(6).fork(101, 104);
+    assert_eq!(world.whose(101), sure("a", Confidence::Exact));
+    assert_eq!(world.whose(102), sure("a", Confidence::Probable));
+    assert_eq!(world.whose(103), (None, Confidence::Ambiguous));
+    assert_eq!(world.whose(104), sure("b", Confidence::Probable));
+}
+
+#[test]
+fn strangers_and_wrong_claims_are_dropped() {
+    let mut world = claude();
+    world.says(77, start("x", None));
+    world.starts(ROOT, 101, &["bash", "-c", "x"]);
+    // For a process that is none of its ancestors, and for an agent that it does not descend from.
+    world.says_for(101, None, Some(9_999), start("y", None));
+    world.starts(ROOT, 102, &["sleep"]);
+    world.says_for(101, None, Some(102), start("z", None));
+    world.says_for(101, Some("no-such-agent"), None, start("w", None));
+    // A lease for what another started.
+    world.says(101, Said::Keep { ttl: 9, reason: String::new(), what: KeptByLease::Process(ROOT) });
+    assert_eq!(world.lineage.heard.foreign, 5);
+    assert_eq!(world.lineage.calls.iter().count(), 0);
+}
+
+#[test]
+fn what_outlives_its_call_is_found_after_grace() {
+    let mut world = claude();
+    hook(&mut world, start("a", Some("serve &")));
+    world.at(2).starts(ROOT, 101, &["bash", "-c", "serve &"]);
+    world.at(3).starts(101, 102, &["serve"]);
+    world.at(4).exit(101, ROOT).free(101);
+    hook(world.at(5), end("a"));
+    world.until(2_005);
+    assert!(!world.lineage.findings.has(world.id(102), FindingKind::OutlivedCall));
+    world.until(2_006);
+    assert!(world.lineage.findings.is_open(world.id(102), FindingKind::OutlivedCall));
+    world.at(3_000).exit(102, INIT).free(102);
+    world.at(3_001).exit(ROOT, TRACER).free(ROOT);
+    let outcome = world.until(9_000).outcome();
+    let found = only(&outcome, FindingKind::OutlivedCall);
+    assert_eq!(found.since, said_at(5));
+    assert!(matches!(found.state, FindingState::Resolved(_)) && !found.counted);
+    assert_eq!(outcome.verdict, Verdict::Clean);
+}
+
+#[test]
+fn what_outlives_an_agent_s_child_is_found_without_any_announcement() {
+    let mut world = claude();
+    world.at(2).starts(ROOT, 101, &["bash", "-c", "serve &"]);
+    world.at(3).starts(101, 102, &["serve"]);
+    world.at(4).exit(101, ROOT).free(101);
+    world.until(2_003);
+    assert!(!world.lineage.findings.has(world.id(102), FindingKind::OutlivedCall));
+    world.until(2_005);
+    assert!(world.lineage.findings.is_open(world.id(102), FindingKind::OutlivedCall));
+}
+
+#[test]
+fn lease_keeps_until_it_runs_out() {
+    for (ttl, verdict) in [(3600, Verdict::Clean), (1, Verdict::Leaked)] {
+        let mut world = World::standard();
+        world.call(ROOT, "a");
+        world.at(1).fork(ROOT, 101).runs(101, &["serve"], &["TRACER_TOOL_CALL_ID=a"]);
+        let what = KeptByLease::Call("a".to_owned());
+        world.at(2).says(ROOT, Said::Keep { ttl, reason: "preview".to_owned(), what });
+        world.at(3).exit(ROOT, TRACER).free(ROOT);
+        let outcome = world.until(5_000).outcome();
+        assert_eq!(outcome.verdict, verdict, "{ttl}");
+        let kept: Vec<_> = outcome.kept.iter().map(|kept| kept.rule.as_str()).collect();
+        assert_eq!(kept, if ttl > 5 { &["lease: preview"][..] } else { &[] });
+    }
+}
+
+/// What happens in a run with overlapping calls.
+#[derive(Clone, Debug)]
+enum Step {
+    Begin,
+    End(prop::sample::Index),
+    /// The agent forks for an open call, which may be known from its command.
+    Fork(prop::sample::Index, bool),
+    /// What a call has started forks while the call is open, or after.
+    Deeper(prop::sample::Index),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        2 => Just(Step::Begin),
+        1 => any::<prop::sample::Index>().prop_map(Step::End),
+        3 => (any::<prop::sample::Index>(), any::<bool>())
+            .prop_map(|(call, told)| Step::Fork(call, told)),
+        2 => any::<prop::sample::Index>().prop_map(Step::Deeper),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+proptest! {
+    #[test]
+    fn windows_never_guess(steps in steps(), late in any::<bool>()) {
+        let mut world = World::standard();
+        let (mut calls, mut open): (u32, Vec<u32>) = (0, Vec::new());
+        // Which call each process was started for.
+        let mut truth: Vec<(u32, u32)> = Vec::new();
+        let mut heard: Vec<Announcement> = Vec::new();
+        let command = |call: u32| (call % 3 == 0).then(|| format!("run {call}"));
+        for step in steps {
+            let now = world.now + 1;
+            world.at(now);
+            let pid = 1_000 + u32::try_from(now).unwrap();
+            let mut say = |world: &mut World, said| {
+                let announcement = Announcement {
+                    sender: ROOT,
+                    sent_at: said_at(now),
+                    at: Some(said_at(now)),
+                    agent: None,
+                    pid: None,
+                    session: None,
+                    said,
+                };
+                if late {
+                    heard.push(announcement);
+                } else {
+                    world.lineage.handle(Event::Announced(Box::new(announcement)));
+                }
+            };
+            match step {
+                Step::Begin => {
+                    calls += 1;
+                    open.push(calls);
+                    say(&mut world, start(&calls.to_string(), command(calls).as_deref()));
+                }
+                Step::End(which) if !open.is_empty() => {
+                    let call = open.remove(which.index(open.len()));
+                    say(&mut world, end(&call.to_string()));
+                }
+                Step::Fork(which, executes) if !open.is_empty() => {
+                    let call = open[which.index(open.len())];
+                    world.fork(ROOT, pid);
+                    // One whose command is known is seen to carry it, or has not executed it yet.
+                    match command(call) {
+                        Some(command) if executes => {
+                            world.runs(pid, &["bash", "-c", &command], &[]);
+                        }
+                        None if executes => {
+                            world.runs(pid, &["tool"], &[]);
+                        }
+                        _ => {}
+                    }
+                    truth.push((pid, call));
+                }
+                Step::Deeper(which) if !truth.is_empty() => {
+                    let (forker, call) = truth[which.index(truth.len())];
+                    world.fork(forker, pid);
+                    truth.push((pid, call));
+                }
+                _ => {}
+            }
+        }
+        // The later the news, the other way round.
+        world.at(world.now + 1);
+        for mut announcement in heard.into_iter().rev() {
+            announcement.sent_at = said_at(world.now);
+            world.lineage.handle(Event::Announced(Box::new(announcement)));
+        }
+        for (pid, call) in truth {
+            let Some(told) = world.lineage.attribution(world.id(pid)) else { continue };
+            if told.confidence > Confidence::Ambiguous {
+                prop_assert_eq!(told.id, Some(call.to_string()), "process {}", pid);
+            } else if told.confidence == Confidence::Ambiguous {
+                prop_assert!(told.candidates.contains(&call.to_string()), "process {}", pid);
+            }
+        }
+    }
+}
