@@ -312,11 +312,14 @@ impl Inbox {
     }
 
     fn take(&mut self, (len, sender, sent_at, from): Datagram) {
-        let decoded = self.buffer.get(..len).map(message::decode);
-        let message = match decoded {
-            Some(Ok(message)) if self.may_send(sender, sent_at) => message,
-            other => {
-                if let Some(Err(error)) = other {
+        if !self.may_send(sender, sent_at) {
+            self.refused += 1;
+            return;
+        }
+        let message = match self.buffer.get(..len).map(message::decode) {
+            Some(Ok(message)) => message,
+            refused => {
+                if let Some(Err(error)) = refused {
                     log::debug!("an announcement of process {sender} is dropped: {error}");
                 }
                 self.refused += 1;

@@ -6,6 +6,7 @@
 //! holds it.
 
 mod args;
+mod calls;
 mod hostile;
 mod namespaces;
 mod signals;
@@ -23,6 +24,7 @@ fn main() {
     let args = Args::from_environment();
     let run = match args.name() {
         "await" => simple::wait,
+        "babbles" => calls::babbles,
         "burst" => zombies::burst,
         "clone-parent" => zombies::clone_parent,
         "churn" => storm::churn,
@@ -41,6 +43,7 @@ fn main() {
         "never-waits" => zombies::never_waits,
         "orphan" => survivors::orphan,
         "orphans-die-reaped" => namespaces::orphans_die_reaped,
+        "parallel-calls" => calls::parallel_calls,
         "outlives-briefly" => survivors::outlives_briefly,
         "pid-again" => hostile::pid_again,
         "pid-taken" => hostile::pid_taken,
