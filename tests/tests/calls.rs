@@ -3,11 +3,12 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tracer_tests::{Finished, Run, sys};
+use tracer_tests::{Finished, Run, binary, sys};
 
 /// Every survivor's call, by what the process told of itself.
 #[track_caller]
@@ -81,13 +82,35 @@ fn call_that_alone_was_open_is_probable_and_ends_are_told() {
     assert!(said.contains("call call_1 (leak): leaks [probable]"), "{said}");
 }
 
+/// What `tracer blame` says.
+fn blame(args: &[&OsStr]) -> (Option<i32>, String) {
+    let output = Command::new(binary::tracer()).arg("blame").args(args).output().expect("it runs");
+    let said = String::from_utf8(output.stdout).expect("it is text");
+    (output.status.code(), said + &String::from_utf8_lossy(&output.stderr))
+}
+
 #[test]
-fn replay_of_calls_tells_the_same() {
+fn blame_answers_of_a_report_and_of_a_recording_alike() {
     let run = Run::workload(["parallel-calls", "threads=4", "how=spawn"]).grace("300ms");
-    let finished = run.recorded().finish();
-    for (id, call) in calls_of_survivors(&finished, 4) {
-        assert_eq!((&call["id"], &call["confidence"]), (&json!(id), &json!("exact")));
+    let (recording, report) = (run.path("run.rec"), run.path("report.json"));
+    let finished = run.recorded_to(recording.clone()).finish();
+    for (id, _) in calls_of_survivors(&finished, 4) {
+        let pid = finished.fact(&id).pid.to_string();
+        let of = |option: &str, file: &Path| {
+            blame(&[OsStr::new(&pid), OsStr::new(option), file.as_os_str()])
+        };
+        let (code, said) = of("--report", &report);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(
+            said.contains(&format!("Call: {id} (leak): leaks [exact, by announcement]")),
+            "{said}"
+        );
+        assert_eq!(of("--replay", &recording), (code, said));
     }
+    let (code, said) = blame(&[OsStr::new(":1"), OsStr::new("--report"), report.as_os_str()]);
+    assert_eq!((code, said.contains("nothing was found of port 1")), (Some(1), true), "{said}");
+    let (code, _) = blame(&[OsStr::new("1"), OsStr::new("--report"), recording.as_os_str()]);
+    assert_eq!(code, Some(125));
 }
 
 #[test]

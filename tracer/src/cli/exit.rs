@@ -11,6 +11,8 @@ pub struct Status(u8);
 impl Status {
     /// All is well.
     pub const OK: Self = Self(0);
+    /// There is no answer to what was asked.
+    pub const NOTHING_FOUND: Self = Self(1);
     /// Default for a leak: COMMAND succeeded and left something behind.
     pub const LEAKED: u8 = 23;
     /// COMMAND succeeded, and events were lost that could change the verdict.

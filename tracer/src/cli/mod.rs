@@ -1,5 +1,6 @@
 //! The command line, one file a subcommand.
 
+mod blame;
 mod doctor;
 mod exit;
 mod judge;
@@ -35,6 +36,7 @@ enum Command {
     Run(Box<run::RunArgs>),
     Record(Box<record::RecordArgs>),
     Replay(replay::ReplayArgs),
+    Blame(blame::BlameArgs),
     /// Say what this host has and lacks for tracer, a line a check
     ///
     /// Exit status: 0 if `tracer run` can work here, else 125.
@@ -48,7 +50,7 @@ impl Cli {
         match &self.command {
             Command::Run(args) => args.logs_kernel(),
             Command::Record(args) => args.run.logs_kernel(),
-            Command::Replay(_) | Command::Doctor => false,
+            Command::Replay(_) | Command::Blame(_) | Command::Doctor => false,
         }
     }
 
@@ -62,6 +64,7 @@ impl Cli {
             Command::Run(args) => run::execute(&args, None),
             Command::Record(args) => record::execute(&args),
             Command::Replay(args) => replay::execute(&args),
+            Command::Blame(args) => blame::execute(&args),
             Command::Doctor => check_host(),
         }
     }

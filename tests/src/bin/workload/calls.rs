@@ -64,7 +64,7 @@ pub(crate) fn parallel_calls(args: &Args) -> i32 {
             let program = std::env::current_exe().expect("an executable");
             let mut command = Command::new(program);
             command.args(["sleep", &format!("as={id}")]).env("TRACER_TOOL_CALL_ID", &id);
-            // Left on purpose, and nobody waits.
+            #[expect(clippy::zombie_processes, reason = "left on purpose, and nobody waits")]
             let _left = command.spawn().expect("it starts");
             facts::until_told(&id);
         } else {

@@ -489,7 +489,7 @@ proptest! {
         // Which call each process was started for.
         let mut truth: Vec<(u32, u32)> = Vec::new();
         let mut heard: Vec<Announcement> = Vec::new();
-        let command = |call: u32| (call % 3 == 0).then(|| format!("run {call}"));
+        let command = |call: u32| call.is_multiple_of(3).then(|| format!("run {call}"));
         for step in steps {
             let now = world.now + 1;
             world.at(now);
