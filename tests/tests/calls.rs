@@ -211,6 +211,41 @@ fn nothing_of_the_environment_but_markers_is_kept() {
     }
 }
 
+/// Bytes of everything that tells of a run.
+fn everything(finished: &Finished, recording: &str) -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("recording", fs::read(finished.path(recording)).expect("it was recorded")),
+        ("report", finished.file("report.json").into_bytes()),
+        ("JUnit", finished.file("r.xml").into_bytes()),
+        ("Markdown", finished.file("r.md").into_bytes()),
+        ("standard error", finished.stderr_text().into_bytes()),
+    ]
+}
+
+#[test]
+fn secrets_in_arguments_are_left_out_everywhere_unless_asked_for() {
+    const KEY: &str = "s3cr3t-of-an-argument";
+    let line = format!(r#""$WORKLOAD" sleep as=left --api-key {KEY} token={KEY} & exit 0"#);
+    for (options, is_told) in [(&[][..], false), (&["--redact", "none"][..], true)] {
+        let run = Run::shell(&line).grace("300ms").options(options.iter().copied());
+        let (xml, md) = (run.path("r.xml"), run.path("r.md"));
+        let run = run.options([
+            OsStr::new("--report"),
+            xml.as_os_str(),
+            OsStr::new("--report"),
+            md.as_os_str(),
+        ]);
+        let recording = run.path("run.rec");
+        let finished = run.recorded_to(recording).finish();
+        let left = finished.eventually("left");
+        finished.only_finding("survivor", left.pid);
+        for (what, bytes) in everything(&finished, "run.rec") {
+            let told = bytes.windows(KEY.len()).any(|window| window == KEY.as_bytes());
+            assert_eq!(told, is_told, "{what}");
+        }
+    }
+}
+
 #[test]
 fn more_than_256_variables_are_said_to_be_too_many_to_look_at() {
     let many: String = (0..300).map(|number| format!("V{number}=x ")).collect();

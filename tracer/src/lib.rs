@@ -19,6 +19,7 @@ pub mod lineage;
 mod priority;
 pub mod procfs;
 pub mod recording;
+pub mod redact;
 pub mod report;
 pub mod signals;
 pub mod toolcall;

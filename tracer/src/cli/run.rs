@@ -26,6 +26,7 @@ use crate::{
     },
     lineage::{BUILT_IN, Config, Life, Rules},
     recording::{Ending, Recorder},
+    redact::Redactor,
     report::LifeLog,
 };
 
@@ -59,6 +60,9 @@ pub(super) struct RunArgs {
     /// Know more agents: a TOML file of rules, see GUIDE.md (repeatable)
     #[arg(long, value_name = "FILE")]
     rules: Vec<PathBuf>,
+    /// What to leave out of arguments before they are kept or told
+    #[arg(long, value_name = "WHAT", default_value = "secrets")]
+    redact: Redact,
     /// What to do with a leak
     #[arg(long, value_name = "ACTION", default_value = "report")]
     on_leak: OnLeak,
@@ -79,6 +83,14 @@ pub(super) struct RunArgs {
     /// The command to run, after `--`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Redact {
+    /// What looks like a key, token or password, and what the rules name
+    Secrets,
+    /// Nothing
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -152,16 +164,20 @@ pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<S
     }
     let recorder = output.map(Recorder::create).transpose();
     let mut recorder = recorder.map_err(|error| anyhow!("failed to {error}"))?;
+    let rules = Rc::new(args.rules()?);
     let run = RunOptions {
         command: args.command.clone(),
         user: args.user.clone(),
         config: args.config(),
-        rules: Rc::new(args.rules()?),
+        redactor: match args.redact {
+            Redact::Secrets => Redactor::with(rules.secrets())?,
+            Redact::None => Redactor::none(),
+        },
+        rules,
     };
     let (ending, status) = match watch(args, &run, recorder.as_mut(), lives.as_mut())? {
         Ok(Settled { lineage, settlement }) => {
-            let command: Vec<_> = args.command.iter().map(|arg| arg.as_bytes().to_vec()).collect();
-            let status = judge.judge(&lineage, &command, &settlement);
+            let status = judge.judge(&lineage, &run.told_command(), &settlement);
             (Ending::Settled(settlement), status)
         }
         Err(error) => {

@@ -40,6 +40,7 @@ use crate::{
     priority,
     procfs::{self, BootClock, Procfs},
     recording::{Opening, Recorder, RecordingError, Settlement},
+    redact::Redactor,
     toolcall::{announce, listener::Listener},
 };
 
@@ -54,6 +55,16 @@ pub struct RunOptions {
     pub config: Config,
     /// What is an agent.
     pub rules: Rc<Rules>,
+    /// What is left out of arguments.
+    pub redactor: Redactor,
+}
+
+impl RunOptions {
+    /// COMMAND and its arguments as they are told.
+    #[must_use]
+    pub fn told_command(&self) -> Vec<Vec<u8>> {
+        self.redactor.line(self.command.iter().map(|arg| arg.as_bytes().to_vec()).collect())
+    }
 }
 
 /// Why a run came to no verdict.
@@ -111,11 +122,11 @@ const COUNTS_EVERY: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// COMMAND cannot be started, or the tracer itself fails. In the latter case COMMAND goes on.
-pub async fn run(
+pub async fn run<'r>(
     mut probes: Probes,
-    options: &RunOptions,
-    mut recorder: Option<&mut Recorder>,
-    lives: &mut dyn FnMut(&Life, i64),
+    options: &'r RunOptions,
+    mut recorder: Option<&'r mut Recorder>,
+    lives: &'r mut dyn FnMut(&Life, i64),
 ) -> Result<Settled, RunError> {
     let procfs = Procfs::of_host().map_err(RunError::Procfs)?;
     let clock = procfs.clock();
@@ -149,6 +160,7 @@ pub async fn run(
         reader,
         observers,
         hearing: Hearing::new(listener),
+        redactor: &options.redactor,
         clock,
         command,
         lives,
@@ -171,7 +183,7 @@ fn opening(options: &RunOptions, clock: BootClock) -> Opening {
         tracer_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel_release: rustix::system::uname().release().to_bytes().to_vec(),
         epoch_offset: clock.epoch_offset(),
-        command: options.command.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+        command: options.told_command(),
         config: options.config,
         rules: options.rules.texts().to_vec(),
     }
@@ -199,6 +211,7 @@ struct Driver<'r> {
     reader: Reader,
     observers: Observers,
     hearing: Hearing,
+    redactor: &'r Redactor,
     clock: BootClock,
     command: Command,
     lives: &'r mut dyn FnMut(&Life, i64),
@@ -231,7 +244,7 @@ impl Driver<'_> {
                     self.take(batch)?;
                     counts_due.get_or_insert_with(|| Instant::now() + COUNTS_EVERY);
                 }
-                Some(answer) = self.observers.next() => self.lineage.handle(answer),
+                Some(answer) = self.observers.next() => self.observed(answer),
                 () = self.hearing.listen() => {
                     // Who spoke, and what it had forked by then, is in the ring.
                     self.hearing.drain();
@@ -273,7 +286,7 @@ impl Driver<'_> {
         while !self.lineage.is_settled() {
             let deadline = self.deadline();
             tokio::select! {
-                Some(answer) = self.observers.next() => self.lineage.handle(answer),
+                Some(answer) = self.observers.next() => self.observed(answer),
                 () = at(deadline) => self.lineage.handle_timeout(self.clock.now()),
             }
             self.ask();
@@ -303,8 +316,15 @@ impl Driver<'_> {
         self.hearing.drain();
         for record in Records::of(&batch) {
             match records::decode(record) {
-                Ok(event) => {
+                Ok(mut event) => {
                     self.hear(event.at());
+                    let clean;
+                    if let Event::Exec { args, .. } = &mut event
+                        && let Some(redacted) = self.redactor.arguments(args)
+                    {
+                        clean = redacted;
+                        *args = &clean;
+                    }
                     if let Some(reading) = &mut self.reading {
                         reading.note(&event);
                     }
@@ -320,10 +340,21 @@ impl Driver<'_> {
         Ok(())
     }
 
+    /// Takes in what a look gave.
+    fn observed(&mut self, mut answer: Event<'static>) {
+        if let Event::Observed { observation, .. } = &mut answer
+            && let Some(args) = &mut observation.args
+            && let Some(redacted) = self.redactor.arguments(args)
+        {
+            *args = redacted;
+        }
+        self.lineage.handle(answer);
+    }
+
     /// Takes in what was announced before this time; without one, all.
     fn hear(&mut self, before: Option<Nanos>) {
         while let Some(received) = self.hearing.next(before) {
-            if let Some(announcement) = announce::announcement(&received) {
+            if let Some(announcement) = announce::announcement(&received, self.redactor) {
                 self.lineage.handle(Event::Announced(Box::new(announcement)));
             }
         }

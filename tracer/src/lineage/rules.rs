@@ -58,6 +58,14 @@ struct File {
     agent: Vec<AgentEntry>,
     #[serde(default)]
     spawner: Vec<SpawnerEntry>,
+    #[serde(default)]
+    redact: Vec<RedactEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RedactEntry {
+    pattern: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -149,6 +157,7 @@ pub struct Rules {
     agents: Vec<AgentRule>,
     spawners: Vec<Pattern>,
     markers: Vec<Vec<u8>>,
+    secrets: Vec<String>,
 }
 
 impl fmt::Debug for Rules {
@@ -178,9 +187,11 @@ impl Rules {
             agents: Vec::new(),
             spawners: Vec::new(),
             markers: Vec::new(),
+            secrets: Vec::new(),
         };
         for text in &texts {
-            let File { agent, spawner } = toml::from_str(text)?;
+            let File { agent, spawner, redact } = toml::from_str(text)?;
+            rules.secrets.extend(redact.into_iter().map(|entry| entry.pattern));
             for entry in agent {
                 let rule = agent_rule(entry)?;
                 rules.agents.retain(|known| known.name != rule.name);
@@ -208,6 +219,12 @@ impl Rules {
     #[must_use]
     pub fn texts(&self) -> &[String] {
         &self.text
+    }
+
+    /// Regular expressions of what is a secret in arguments.
+    #[must_use]
+    pub fn secrets(&self) -> &[String] {
+        &self.secrets
     }
 
     /// Names of the environment variables that matter: no other is ever looked at.

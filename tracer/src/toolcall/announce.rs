@@ -4,11 +4,14 @@ use super::{
     listener::Received,
     message::{self, Background, Body},
 };
-use crate::lineage::{Announcement, CallStart, CallStatus, KeptByLease, Nanos, Said};
+use crate::{
+    lineage::{Announcement, CallStart, CallStatus, KeptByLease, Nanos, Said},
+    redact::Redactor,
+};
 
-/// What a message announces; `None`: it asks something.
+/// What a message announces, without the secrets in its texts; `None`: it asks something.
 #[must_use]
-pub fn announcement(received: &Received) -> Option<Announcement> {
+pub fn announcement(received: &Received, redactor: &Redactor) -> Option<Announcement> {
     let Received { sender, sent_at, message, from: _ } = received;
     let message::Message { at, agent, pid, session, body } = message.clone();
     let said = match body {
@@ -16,8 +19,9 @@ pub fn announcement(received: &Received) -> Option<Announcement> {
             Said::CallStart(CallStart {
                 id,
                 name,
-                summary,
-                command,
+                summary: summary.map(|text| redactor.string(text)),
+                // As the arguments that it is looked for in.
+                command: command.map(|text| redactor.string(text)),
                 span: span.map(|span| span.to_string()),
                 background: background.map(named),
             })
