@@ -39,6 +39,7 @@ pub struct Run {
     report: bool,
     environment: Vec<(OsString, OsString)>,
     dir: TempDir,
+    inside: Option<PathBuf>,
     input: Vec<u8>,
     on_terminal: bool,
     own_group: bool,
@@ -59,6 +60,7 @@ impl Run {
             report: true,
             environment: Vec::new(),
             dir: tempfile::tempdir().unwrap_or_else(|error| panic!("temporary folder: {error}")),
+            inside: None,
             input: Vec::new(),
             on_terminal: false,
             own_group: false,
@@ -161,6 +163,14 @@ impl Run {
         self
     }
 
+    /// Starts everything inside a new folder of this name, in the folder of this run.
+    pub fn inside(mut self, name: &str) -> Self {
+        let folder = self.path(name);
+        std::fs::create_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        self.inside = Some(folder);
+        self
+    }
+
     /// Gives these bytes as standard input.
     pub fn input(mut self, bytes: &[u8]) -> Self {
         self.input = bytes.to_vec();
@@ -260,6 +270,9 @@ impl Run {
             command.env_remove(name);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(folder) = &self.inside {
+            command.current_dir(folder);
+        }
         if self.own_group {
             command.process_group(0);
         }
@@ -289,12 +302,14 @@ impl Run {
     }
 }
 
-/// Variables of the environment that would change what tracer prints, or what COMMAND does.
+/// Variables of the environment that would change what tracer prints, or what COMMAND does: also
+/// the marks of an agent that runs the tests itself.
 fn quiet_environment() -> impl Iterator<Item = OsString> {
+    const BEGINNINGS: [&str; 5] = ["ANTHROPIC_", "CLAUDE", "GITHUB_", "OTEL_", "TRACER_"];
     std::env::vars_os().map(|(name, _)| name).filter(|name| {
         let name = name.to_string_lossy();
-        name.starts_with("GITHUB_")
-            || name.starts_with("TRACER_")
+        BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+            || name == "AI_AGENT"
             || matches!(&*name, "CI" | "NO_COLOR" | "CLICOLOR" | "CLICOLOR_FORCE" | "FORCE_COLOR")
     })
 }
