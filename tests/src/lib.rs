@@ -13,6 +13,7 @@
 //! could not. Nothing waits by sleeping: where a state has to *last* (a zombie that stands for
 //! longer than `--zombie-after`), the test says for how long ([`Run::standing_for`]).
 
+pub mod agents;
 pub mod binary;
 pub mod bpf;
 pub mod cgroup;
