@@ -65,6 +65,12 @@ pub fn is_installed(program: &str) -> bool {
     env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
+/// The target directory, which outlives builds: for what tests set up once.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    profile_dir().parent().expect("a profile's folder is inside a target directory").to_owned()
+}
+
 /// `target/<profile>`, from `target/<profile>/deps/<test>`.
 fn profile_dir() -> PathBuf {
     let test = env::current_exe().unwrap_or_else(|error| panic!("own path: {error}"));
@@ -90,7 +96,7 @@ fn build(profile_dir: &Path) {
     let profile = if profile == "debug" { "dev" } else { &profile };
     let built = Command::new(cargo)
         .args(["build", "--package", "tracer", "--profile", profile, "--target-dir"])
-        .arg(profile_dir.parent().expect("a profile's folder is inside a target directory"))
+        .arg(target_dir())
         .current_dir(workspace())
         .output()
         .unwrap_or_else(|error| panic!("cargo build: {error}"));
