@@ -1,8 +1,8 @@
 //! Real agents under tracer: installed by the test's set-up, their model replaced by a script.
 //!
 //! - [`claude_code`]: the CLI of Claude Code, and what its version really does.
-//! - [`messages`]: the Messages endpoint that plays a script instead of a model, over [`http`].
-//! - [`npm`]: packages that tests install once a target directory.
+//! - [`messages`]: the Messages endpoint that plays a script instead of a model, over `http`.
+//! - `npm`: packages that tests install once a target directory.
 
 pub mod claude_code;
 mod http;
