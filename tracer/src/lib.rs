@@ -9,7 +9,7 @@
 //! [`lineage`] is the core and imports none of the others but the leaves [`escape`] and
 //! [`signals`]; [`procfs`] reads, [`kernel`] loads and decodes, [`report`] tells; [`recording`]
 //! keeps what the core took in, to be judged again; [`driver`] puts them together into a run;
-//! [`cli`] is one file a subcommand.
+//! [`toolcall`] is what agents say of their tool calls; [`cli`] is one file a subcommand.
 
 pub mod cli;
 pub mod driver;

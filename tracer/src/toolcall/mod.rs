@@ -1,8 +1,20 @@
-//! Who started it: announcements of tool calls, as agents, hooks and libraries make them.
+//! Who started it: what agents say about their tool calls.
+//!
+//! ```text
+//! agent -> Message -> TRACER_SOCKET -> listener
+//!   ^                                    |
+//!   +-------------- Answer --------------+
+//! ```
+//!
+//! [`message`] and [`answer`] are the two kinds of datagrams, [`speaker`] sends the one and waits
+//! for the other, [`listener`] takes them as they come, and [`announce`] makes of
+//! them what the core takes.
 
 pub mod announce;
+pub mod answer;
 pub mod listener;
 pub mod message;
+pub mod speaker;
 
 /// Environment variable with the path of the socket that announcements go to.
 pub const SOCKET: &str = "TRACER_SOCKET";
