@@ -1,17 +1,18 @@
 //! Who started it: what agents say about their tool calls.
 //!
 //! ```text
-//! agent -> Message -> TRACER_SOCKET -> listener
-//!   ^                                    |
-//!   +-------------- Answer --------------+
+//! agent -> hook (JSON on standard input) -> Message -> TRACER_SOCKET -> listener
+//!            ^                                                           |
+//!            +------------------------- Answer --------------------------+
 //! ```
 //!
 //! [`message`] and [`answer`] are the two kinds of datagrams, [`speaker`] sends the one and waits
-//! for the other, [`listener`] takes them as they come, and [`announce`] makes of
+//! for the other, [`hook`] makes messages of what the hooks of agents are told. [`listener`] takes them as they come, and [`announce`] makes of
 //! them what the core takes.
 
 pub mod announce;
 pub mod answer;
+pub mod hook;
 pub mod listener;
 pub mod message;
 pub mod speaker;
