@@ -10,11 +10,13 @@ mod codex;
 mod gemini;
 mod input;
 mod open_calls;
+mod tell;
 
 use serde_json::Value;
 use thiserror::Error;
 
 pub use open_calls::{CallKey, OpenCallFiles, OpenCalls, runtime_folder};
+pub use tell::sentences;
 
 use super::message::{Body, MAX_NAME, Message, cut};
 use input::Input;
