@@ -9,6 +9,7 @@ mod claude_code;
 mod codex;
 mod gemini;
 mod input;
+pub mod install;
 mod open_calls;
 mod tell;
 
