@@ -3,6 +3,7 @@
 mod blame;
 mod doctor;
 mod exit;
+mod hook;
 mod judge;
 mod record;
 mod replay;
@@ -12,6 +13,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 pub use exit::Status;
+pub use hook::run_by_agent;
 
 use crate::{
     kernel::{
@@ -37,6 +39,7 @@ enum Command {
     Record(Box<record::RecordArgs>),
     Replay(replay::ReplayArgs),
     Blame(blame::BlameArgs),
+    Hook(hook::HookArgs),
     /// Say what this host has and lacks for tracer, a line a check
     ///
     /// Exit status: 0 if `tracer run` can work here, else 125.
@@ -50,7 +53,7 @@ impl Cli {
         match &self.command {
             Command::Run(args) => args.logs_kernel(),
             Command::Record(args) => args.run.logs_kernel(),
-            Command::Replay(_) | Command::Blame(_) | Command::Doctor => false,
+            Command::Replay(_) | Command::Blame(_) | Command::Hook(_) | Command::Doctor => false,
         }
     }
 
@@ -65,6 +68,7 @@ impl Cli {
             Command::Record(args) => record::execute(&args),
             Command::Replay(args) => replay::execute(&args),
             Command::Blame(args) => blame::execute(&args),
+            Command::Hook(args) => hook::execute(&args),
             Command::Doctor => check_host(),
         }
     }
