@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""Writes the seeds: short lives for `records` and `core`, one file of each format for `procfs`."""
+"""Writes the seeds: short lives for `records` and `core`, one file of each format for `procfs`,
+one datagram and one hook's input of each type for `announcement`."""
 
+import json
 import struct
 from pathlib import Path
 
@@ -127,7 +129,39 @@ PROCFS = {
     b"0000000000000000: 00000002 00000000 00010000 0001 01 778 @abstract\n",
 }
 
-for folder, seeds in {"records": RECORDS, "core": CORE, "procfs": PROCFS, "btf": BTF}.items():
+MESSAGES = [
+    {"type": "call_start", "at": 1, "agent": "claude-code", "pid": 7, "session": "s", "id": "a", "name": "Bash",
+     "summary": "x", "command": "npm run dev", "span": "00f067aa0ba902b7", "background": "b1"},
+    {"type": "spawn", "id": "a", "thread": 9},
+    {"type": "background", "id": "a", "reason": "x"},
+    {"type": "call_end", "id": "a", "status": "cancelled", "background": True},
+    {"type": "calls_end", "except": ["a"]},
+    {"type": "keep", "ttl": 1.5, "reason": "x", "process": 4},
+    {"type": "findings", "tell": True},
+]
+ANSWER = {"v": 1, "findings": [{"id": 3, "kind": "outlived_call", "pid": 123, "name": "node", "args": ["node"],
+          "listening": ["127.0.0.1:5173"], "tool_call": {"id": "a", "name": "Bash", "summary": "npm run dev",
+          "confidence": "strong"}, "seconds": 12.5}], "more": 1}
+CALL = {"session_id": "s", "tool_name": "Bash", "tool_input": {"command": "make", "run_in_background": True},
+        "tool_use_id": "a"}
+HOOKS = {
+    "before": {**CALL, "hook_event_name": "PreToolUse"},
+    "after": {**CALL, "hook_event_name": "PostToolUse", "tool_response": {"backgroundTaskId": "b1"}},
+    "batch": {"session_id": "s", "hook_event_name": "PostToolBatch", "tool_calls": [CALL]},
+    "stop": {"session_id": "s", "hook_event_name": "Stop", "background_tasks": [{"id": "b1", "type": "shell"}]},
+    "gemini": {**CALL, "hook_event_name": "BeforeTool", "tool_name": "run_shell_command"},
+}
+ANNOUNCEMENT = {
+    name: json.dumps(content).encode()
+    for name, content in [
+        *((message["type"], {"v": 1, **message}) for message in MESSAGES),
+        ("answer", ANSWER),
+        *HOOKS.items(),
+    ]
+}
+
+for folder, seeds in {"records": RECORDS, "core": CORE, "procfs": PROCFS, "btf": BTF,
+                      "announcement": ANNOUNCEMENT}.items():
     (HERE / folder).mkdir(exist_ok=True)
     for name, content in seeds.items():
         (HERE / folder / name).write_bytes(content)
