@@ -360,7 +360,6 @@ fn agent_that_is_asked_to_end_takes_its_background_call_with_it() {
 }
 
 #[test]
-#[ignore = "needs agent rules"]
 fn session_is_known_without_hooks() {
     for case in [in_sequence, side_by_side, in_the_background, subagents, killed] {
         let Some(left) = found(case) else { return };
@@ -369,68 +368,57 @@ fn session_is_known_without_hooks() {
 }
 
 #[test]
-#[ignore = "needs tracer hook"]
 fn hooks_are_no_leak() {
     let Some(finished) = nothing(Hooks::Tracer) else { return };
     finished.expect_nothing_found();
 }
 
 #[test]
-#[ignore = "needs tracer hook"]
 fn calls_of_a_sequence_are_told_apart_by_hooks() {
     attributed(in_sequence);
 }
 
 #[test]
-#[ignore = "needs tracer hook"]
 fn calls_of_one_turn_are_told_apart_by_hooks() {
     attributed(in_one_turn);
 }
 
 #[test]
-#[ignore = "needs tracer hook"]
 fn calls_side_by_side_are_told_apart_by_hooks() {
     attributed(side_by_side);
 }
 
 #[test]
-#[ignore = "needs tracer hook"]
 fn background_call_is_known_by_hooks() {
     attributed(in_the_background);
 }
 
 #[test]
-#[ignore = "needs tracer hook"]
 fn call_of_the_server_is_known_by_hooks() {
     attributed(server);
 }
 
 #[test]
-#[ignore = "needs tracer hook"]
 fn call_of_a_quoted_command_is_known_by_hooks() {
     attributed(quoted);
 }
 
 #[test]
-#[ignore = "needs tracer hook"]
 fn call_of_a_command_of_one_word_is_known_by_hooks() {
     attributed(one_word);
 }
 
 #[test]
-#[ignore = "needs tracer hook"]
 fn calls_of_subagents_are_told_apart_by_hooks() {
     attributed(subagents);
 }
 
 #[test]
-#[ignore = "needs tracer hook"]
 fn call_of_a_killed_agent_is_known_by_hooks() {
     attributed(killed);
 }
 
 #[test]
-#[ignore = "needs tracer hook"]
 fn background_call_of_a_killed_agent_is_known_by_hooks() {
     attributed(killed_behind);
 }

@@ -48,7 +48,10 @@ fn expect_clean_or_inconclusive(finished: &Finished) {
     for kind in ["zombie", "survivor"] {
         assert!(still_open(finished, kind).is_empty(), "{finished:#}");
     }
-    if finished.stat("dropped") == 0 {
+    // After 6.18 the kernel may pass over all programs of a hook, which is a loss as well.
+    let passed_over = proc::kernel().1 > (6, 18)
+        && finished.stderr_text().contains("the kernel passed over a hook");
+    if finished.stat("dropped") == 0 && !passed_over {
         assert_eq!(finished.stat("unseen"), 0, "{finished:#}");
         finished.expect_clean();
     } else if finished.report["verdict"] == "clean" {
@@ -57,7 +60,7 @@ fn expect_clean_or_inconclusive(finished: &Finished) {
         finished.expect_clean();
     } else {
         finished.expect_verdict("inconclusive").expect_code(24);
-        assert!(finished.stderr_text().contains("lost"), "{finished:#}");
+        assert!(passed_over || finished.stderr_text().contains("lost"), "{finished:#}");
     }
 }
 

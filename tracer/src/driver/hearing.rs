@@ -2,7 +2,10 @@
 
 use crate::{
     lineage::Nanos,
-    toolcall::listener::{Listener, Received},
+    toolcall::{
+        answer::Answer,
+        listener::{Listener, Received},
+    },
 };
 
 /// The listener, if there is one, and what it has heard that the core has not taken yet.
@@ -47,6 +50,13 @@ impl Hearing {
             return None;
         }
         self.waiting.pop().map(|(_, received)| received)
+    }
+
+    /// Answers who asked, if anybody can be answered.
+    pub(super) fn answer(&self, asked: &Received, answer: &Answer) {
+        if let (Some(listener), Some(from)) = (&self.listener, &asked.from) {
+            listener.answer(from, &answer.encode());
+        }
     }
 
     /// Messages that were malformed, too long or too many.

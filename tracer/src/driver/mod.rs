@@ -14,7 +14,9 @@ mod observe;
 mod recorded;
 mod signals;
 
-use std::{ffi::OsString, io, os::unix::ffi::OsStrExt as _, rc::Rc, time::Duration};
+use std::{
+    collections::HashSet, ffi::OsString, io, os::unix::ffi::OsStrExt as _, rc::Rc, time::Duration,
+};
 
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
@@ -29,6 +31,7 @@ use recorded::Recorded;
 use signals::{Delivery, Signals};
 
 use crate::{
+    escape,
     kernel::{
         evidence::CommandStreams,
         load::{Counts, LoadError, Probes},
@@ -36,12 +39,20 @@ use crate::{
         records,
         ring::{Batch, Reader, ReaderError, Records},
     },
-    lineage::{Config, Event, Life, Lineage, Nanos, Output, ProcessId, Reading, Rules},
+    lineage::{
+        Config, Event, Finding, FindingKind, Life, Lineage, Nanos, Output, ProcessId, Reading,
+        Rules,
+    },
     priority,
     procfs::{self, BootClock, Procfs},
     recording::{Opening, Recorder, RecordingError, Settlement},
     redact::Redactor,
-    toolcall::{announce, listener::Listener},
+    toolcall::{
+        announce,
+        answer::{Answer, MAX_FINDINGS, Told, ToldCall},
+        listener::{Listener, Received},
+        message::Body,
+    },
 };
 
 /// What to run.
@@ -161,6 +172,7 @@ pub async fn run<'r>(
         observers,
         hearing: Hearing::new(listener),
         redactor: &options.redactor,
+        told: HashSet::new(),
         clock,
         command,
         lives,
@@ -175,6 +187,34 @@ pub async fn run<'r>(
     };
     driver.watch(signals).await?;
     driver.finish().await
+}
+
+/// A finding as an agent is told of it.
+fn told(number: u64, finding: &Finding) -> Told {
+    let text = |bytes: &[u8]| escape::lossless(bytes);
+    let call = finding.tool_call.as_ref();
+    Told {
+        id: number,
+        kind: finding.kind.as_str().to_owned(),
+        pid: finding.process.pids.shown(),
+        name: text(&finding.process.name),
+        args: finding.process.args.iter().map(|arg| text(arg)).collect(),
+        listening: finding
+            .resources
+            .iter()
+            .flat_map(|held| &held.listening)
+            .map(|address| text(address))
+            .collect(),
+        tool_call: call.and_then(|call| {
+            Some(ToldCall {
+                id: call.id.clone()?,
+                name: call.name.clone(),
+                summary: call.summary.as_deref().map(text),
+                confidence: Some(call.confidence.as_str().to_owned()),
+            })
+        }),
+        seconds: finding.until.since(finding.since).as_secs_f64(),
+    }
 }
 
 /// What a recording of this run begins with.
@@ -212,6 +252,8 @@ struct Driver<'r> {
     observers: Observers,
     hearing: Hearing,
     redactor: &'r Redactor,
+    /// Numbers of the findings that an agent was told of.
+    told: HashSet<u64>,
     clock: BootClock,
     command: Command,
     lives: &'r mut dyn FnMut(&Life, i64),
@@ -340,6 +382,26 @@ impl Driver<'_> {
         Ok(())
     }
 
+    /// Answers what stands open of the calls of the asker's agent.
+    fn answer(&mut self, asked: &Received) {
+        let Body::Findings { tell } = asked.message.body else { return };
+        let agent = asked.message.agent.as_deref();
+        let now = self.clock.now();
+        let open = self.lineage.open_findings(asked.sender, asked.sent_at, agent, now);
+        let open: Vec<_> = open
+            .into_iter()
+            .filter(|(number, finding)| {
+                !tell || !self.told.contains(number) && finding.kind != FindingKind::Orphan
+            })
+            .collect();
+        if tell {
+            // What there is no room for is for the next time.
+            self.told.extend(open.iter().take(MAX_FINDINGS).map(|(number, _)| number));
+        }
+        let told = open.iter().map(|(number, finding)| told(*number, finding)).collect();
+        self.hearing.answer(asked, &Answer::of(told));
+    }
+
     /// Takes in what a look gave.
     fn observed(&mut self, mut answer: Event<'static>) {
         if let Event::Observed { observation, .. } = &mut answer
@@ -356,6 +418,8 @@ impl Driver<'_> {
         while let Some(received) = self.hearing.next(before) {
             if let Some(announcement) = announce::announcement(&received, self.redactor) {
                 self.lineage.handle(Event::Announced(Box::new(announcement)));
+            } else {
+                self.answer(&received);
             }
         }
     }

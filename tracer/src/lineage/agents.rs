@@ -308,6 +308,22 @@ impl Lineage {
         }
     }
 
+    /// The invocation that a question is about: that of the asker's nearest agent, or of the nearest
+    /// with this name. A question changes nothing.
+    pub(super) fn asked_about(
+        &self,
+        sender: u32,
+        sent_at: Nanos,
+        agent: Option<&str>,
+    ) -> Option<InvocationIndex> {
+        let sender = self.sender(sender, sent_at)?;
+        self.generations(sender).find_map(|(_, entry)| {
+            let index = entry.agent?;
+            let name = self.invocations.get(index)?.agent.as_deref();
+            (agent.is_none() || agent == name).then_some(index)
+        })
+    }
+
     /// Who had this pid in the tracer's PID namespace then.
     fn sender(&self, pid: u32, at: Nanos) -> Option<ProcessId> {
         let owner = self.table.last_owner(pid)?;

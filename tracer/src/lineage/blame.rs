@@ -246,18 +246,12 @@ impl Lineage {
         let rule = self.invocations.get(index).and_then(|own| self.rules.get(own.rule?));
         let program = first_program(entry);
         let shows_its_command = void.is_none() && entry.is(EXECED) && !program.truncated;
-        // Its tool calls have a cookie: this is none of them. Or it is what the agent starts for itself.
-        let is_none = rule.is_some_and(|rule| {
-            void.is_none() && entry.is(EXECED) && (!rule.call.is_empty() || rule.is_helper(program))
-        });
-        if is_none {
-            return Err(Vec::new());
-        }
         let may_be = |call: &Call| call.command.is_none() || !shows_its_command;
         if shows_its_command {
             // Announced after its exec was told, or the same text as another's.
             let carried = self.calls.open_at(index, Nanos(process.start));
-            let carried = longest_carried(&program.args, carried);
+            let is_embedded = rule.is_some_and(|rule| rule.embeds_command);
+            let carried = longest_carried(&program.args, is_embedded, carried);
             match carried.as_slice() {
                 [] => {}
                 &[call] => {
@@ -266,6 +260,15 @@ impl Lineage {
                 }
                 _ => return Err(carried),
             }
+        }
+        // Its tool calls have a cookie or a command: this is none of them. Or it is what the agent starts
+        // for itself.
+        let is_none = rule.is_some_and(|rule| {
+            let is_marked = !rule.call.is_empty() || rule.only_commands && !program.truncated;
+            void.is_none() && entry.is(EXECED) && (is_marked || rule.is_helper(program))
+        });
+        if is_none {
+            return Err(Vec::new());
         }
         let open_at = |at| {
             let open = self.calls.open_at(index, at).filter(|(_, call)| may_be(call));
@@ -340,7 +343,9 @@ impl Lineage {
         }
         let at = Nanos(id.start);
         let open = self.calls.open_now(index).filter(|(_, call)| call.is_open_at(at));
-        match longest_carried(&program.args, open).as_slice() {
+        let rule = self.invocations.get(index).and_then(|own| self.rules.get(own.rule?));
+        let is_embedded = rule.is_some_and(|rule| rule.embeds_command);
+        match longest_carried(&program.args, is_embedded, open).as_slice() {
             &[call] => Some(call),
             _ => None,
         }
@@ -351,10 +356,12 @@ impl Lineage {
 /// then is the one that is carried.
 fn longest_carried<'a>(
     args: &'a [u8],
+    is_embedded: bool,
     calls: impl Iterator<Item = (CallIndex, &'a Call)>,
 ) -> Vec<CallIndex> {
     let commands = calls.filter_map(|(index, call)| Some((index, call.command.as_deref()?)));
-    let carried: Vec<_> = commands.filter(|(_, command)| carries(args, command)).collect();
+    let carried: Vec<_> =
+        commands.filter(|(_, command)| carries(args, command, is_embedded)).collect();
     let longest = carried.iter().map(|(_, command)| command.len()).max();
     let longest = carried.into_iter().filter(|(_, command)| Some(command.len()) == longest);
     longest.map(|(index, _)| index).collect()
@@ -365,18 +372,34 @@ fn first_program(entry: &Entry) -> &Program {
     entry.launched.as_deref().unwrap_or(&entry.program)
 }
 
-/// Whether arguments hold the text of a command: as one of them, as a word of one that is itself a
-/// command line (`eval 'npm run dev'`), or in the midst of one between separators.
-fn carries(args: &[u8], command: &str) -> bool {
+/// Whether arguments hold the text of a command: as one of them, as the word after `eval` in one that
+/// is itself a command line, or, where an agent writes it so, in the midst of one between separators.
+///
+/// As any word it would be found where it is not meant: `pwd` and `true` are in every line of Claude
+/// Code's.
+fn carries(args: &[u8], command: &str, is_embedded: bool) -> bool {
     let command = command.trim().as_bytes();
     if command.is_empty() {
         return false;
     }
     args.split(|&byte| byte == 0).skip(1).any(|arg| {
         arg.trim_ascii() == command
-            || shlex::bytes::Shlex::new(arg).any(|word| word.trim_ascii() == command)
-            || holds(arg, command)
+            || is_evaluated(arg, command)
+            || is_embedded && holds(arg, command)
     })
+}
+
+/// Whether the word after an `eval` is this.
+fn is_evaluated(line: &[u8], command: &[u8]) -> bool {
+    let mut words = shlex::bytes::Shlex::new(line);
+    while let Some(word) = words.next() {
+        if matches!(word.as_slice(), b"eval" | b"\\eval")
+            && words.next().is_some_and(|word| word.trim_ascii() == command)
+        {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether `text` has `part` between separators of a shell, or its ends.
@@ -402,29 +425,42 @@ mod tests {
         args.iter().flat_map(|arg| [arg.as_bytes(), &[0]].concat()).collect()
     }
 
+    /// What Claude Code 2.1.330 makes of a command, after its quoting.
+    fn claude(quoted: &str) -> Vec<u8> {
+        let line = format!(
+            "source /x/snapshot.sh 2>/dev/null || true && \\builtin shopt -u extglob 2>/dev/null || true && {{ \\builtin unalias -- 'which'; }} >/dev/null 2>&1 || true && eval {quoted} < /dev/null && pwd -P >| /tmp/claude-1-cwd"
+        );
+        args(&["/bin/bash", "-c", &line])
+    }
+
     #[test]
-    fn command_is_found_whole_quoted_or_between_separators() {
-        let say = r#"printf '%s\n' "it's $HOME""#;
+    fn command_is_the_whole_argument_or_the_word_after_eval() {
         for (given, command, found) in [
-            (&["bash", "-c", "npm run dev"][..], "npm run dev", true),
-            (&["bash", "-c", "npm run dev"], "npm run", true),
-            (&["bash", "-c", "npm run dev"], "pm run dev", false),
+            (args(&["bash", "-c", "npm run dev"]), "npm run dev", true),
+            (args(&["bash", "-c", "npm run dev"]), "npm run", false),
+            (args(&["ls"]), "ls", false),
+            (args(&["bash", "-c", "x"]), " ", false),
+            (claude("'npm run dev'"), "npm run dev", true),
+            (claude("'npm run dev'"), "npm run", false),
+            (claude("pwd"), "pwd", true),
+            (claude("'npm run dev'"), "pwd", false),
+            (claude("'npm run dev'"), "true", false),
             (
-                &["bash", "-c", "source x && eval 'npm run dev' < /dev/null && pwd"],
-                "npm run dev",
+                claude(r#"'printf '"'"'%s\n'"'"' "$HOME" `x`'"#),
+                r#"printf '%s\n' "$HOME" `x`"#,
                 true,
             ),
-            (
-                &["bash", "-c", r#"eval 'printf '"'"'%s\n'"'"' "it'"'"'s $HOME"' \< /dev/null"#],
-                say,
-                true,
-            ),
-            (&["bash", "-c", "( trap x EXIT; sleep 9 & )"], "sleep 9", true),
-            (&["bash", "-c", "false"], "ls", false),
-            (&["ls"], "ls", false),
-            (&["bash", "-c", "x"], " ", false),
+            (claude("'cat <<'\"'\"'X'\"'\"'\nhere $d\nX'"), "cat <<'X'\nhere $d\nX", true),
         ] {
-            assert_eq!(carries(&args(given), command), found, "{given:?} {command:?}");
+            assert_eq!(carries(&given, command, false), found, "{command:?}");
         }
+    }
+
+    #[test]
+    fn command_in_the_midst_of_a_script_stands_between_separators() {
+        let given = args(&["bash", "-c", "shopt -u x; ( trap y EXIT; sleep 9 & )"]);
+        assert!(carries(&given, "sleep 9", true));
+        assert!(!carries(&given, "leep 9", true));
+        assert!(!carries(&given, "sleep 9", false));
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct Record {
     /// Its process is gone from the kernel: nothing more will change.
     closed: bool,
     /// Its place in the order in which findings were opened.
-    number: u64,
+    pub(crate) number: u64,
 }
 
 /// Findings of each kind that are kept whole once nothing about them changes any more. The rest is

@@ -111,6 +111,31 @@ impl Lineage {
         }
     }
 
+    /// What stands open at `now` and is held against a call of the asker's agent, in the order in
+    /// which it was found; the number of each stays the same. `sender` is a pid in the tracer's PID
+    /// namespace, `sent_at` when it asked.
+    #[must_use]
+    pub fn open_findings(
+        &self,
+        sender: u32,
+        sent_at: Nanos,
+        agent: Option<&str>,
+        now: Nanos,
+    ) -> Vec<(u64, Finding)> {
+        let Some(invocation) = self.asked_about(sender, sent_at, agent) else { return Vec::new() };
+        let records = self.findings.in_order().into_iter().filter(|record| {
+            let blame = self.blame(record.process);
+            record.state == FindingState::Open
+                && blame.is_sure()
+                && blame
+                    .call
+                    .and_then(|call| self.calls.get(call))
+                    .is_some_and(|call| call.invocation == invocation && call.background.is_none())
+                && self.leases.of(record.process, blame.call, now).is_none()
+        });
+        records.filter_map(|record| Some((record.number, self.finding(record, now)?))).collect()
+    }
+
     /// Whether a finding counts whatever comes after it.
     fn is_certain(&self, record: &Record, strict: bool) -> bool {
         let reap = self.table.get(record.process).map(|entry| entry.reap);

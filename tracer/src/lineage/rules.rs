@@ -86,6 +86,10 @@ struct AgentEntry {
     call: Vec<String>,
     #[serde(default)]
     helpers: Vec<String>,
+    #[serde(default)]
+    only_commands: bool,
+    #[serde(default)]
+    embeds_command: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,6 +112,10 @@ pub(crate) struct AgentRule {
     version: Vec<Version>,
     pub(crate) call: Vec<Box<[u8]>>,
     helpers: Vec<GlobMatcher>,
+    /// Its tool calls start processes by a command alone.
+    pub(crate) only_commands: bool,
+    /// It puts a command into the midst of a script.
+    pub(crate) embeds_command: bool,
 }
 
 impl AgentRule {
@@ -295,8 +303,18 @@ impl Pattern {
 }
 
 fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
-    let AgentEntry { name, executables, modules, arguments, session, version, call, helpers } =
-        entry;
+    let AgentEntry {
+        name,
+        executables,
+        modules,
+        arguments,
+        session,
+        version,
+        call,
+        helpers,
+        only_commands,
+        embeds_command,
+    } = entry;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_plain) {
         return Err(RulesError::Name(name));
@@ -307,6 +325,8 @@ fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
         version: version.iter().map(|text| version_of(text)).collect::<Result<_, _>>()?,
         call: call.into_iter().map(variable).collect::<Result<_, _>>()?,
         helpers: helpers.iter().map(|text| glob(&name, text)).collect::<Result<_, _>>()?,
+        only_commands,
+        embeds_command,
         name: name.into(),
     })
 }
