@@ -42,6 +42,8 @@ pub(crate) struct Call {
     pub(crate) session: Option<Box<str>>,
     /// `None`: only a cookie told of it.
     pub(crate) start: Option<Nanos>,
+    /// When it was taken up for the last time.
+    open_since: Option<Nanos>,
     pub(crate) end: Option<(Nanos, CallStatus)>,
     /// It is declared background work, and why or under what name.
     pub(crate) background: Option<Box<str>>,
@@ -50,7 +52,7 @@ pub(crate) struct Call {
 impl Call {
     /// Whether it was open then: what it does in the background is its own for ever.
     pub(crate) fn is_open_at(&self, at: Nanos) -> bool {
-        self.start.is_some_and(|start| start <= at) && !self.is_over_at(at)
+        self.open_since.is_some_and(|since| since <= at) && !self.is_over_at(at)
     }
 
     /// Whether it had ended by then, with all that it may still start.
@@ -141,6 +143,7 @@ impl Calls {
             span: None,
             session: None,
             start: None,
+            open_since: None,
             end: None,
             background: None,
         });
@@ -174,11 +177,19 @@ impl Calls {
         fill(&mut call.span, span);
         fill(&mut call.background, background);
         fill(&mut call.session, session.map(str::to_owned));
-        if call.start.is_none() {
-            call.start = Some(at);
-            if call.end.is_none() {
-                self.open.push(index);
-            }
+        // An agent that was interrupted goes on with the call that it had ended.
+        let is_resumed = call.end.is_some_and(|(end, _)| end < at) && call.start.is_some();
+        if is_resumed {
+            call.end = None;
+            // What was forked in between is not its own.
+            call.open_since = Some(at);
+        }
+        let began = call.start.is_none();
+        if began {
+            (call.start, call.open_since) = (Some(at), Some(at));
+        }
+        if (began || is_resumed) && call.end.is_none() && !self.open.contains(&index) {
+            self.open.push(index);
         }
     }
 
@@ -199,6 +210,8 @@ impl Calls {
         if call.background.is_none() {
             self.open.retain(|&open| open != index);
         }
+        // A fork that was announced and failed must not be taken for the thread's next one.
+        self.spawns.retain(|_, (_, call)| *call != index);
         true
     }
 

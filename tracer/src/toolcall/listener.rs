@@ -96,19 +96,21 @@ impl Listener {
     /// There is no place for the socket, or no thread.
     pub fn start() -> Result<Self, ListenError> {
         let (path, socket) = bind()?;
-        for option in [libc::SO_PASSCRED, libc::SO_TIMESTAMPNS] {
-            set(&socket, option).map_err(ListenError::Socket)?;
-        }
         let shared = Arc::new(Shared {
             socket,
             inbox: Mutex::new(Inbox::default()),
             heard: Notify::new(),
             is_over: AtomicBool::new(false),
         });
-        let reader = Arc::clone(&shared);
+        // From here on its end takes the socket away.
+        let listener = Self { path, shared };
+        for option in [libc::SO_PASSCRED, libc::SO_TIMESTAMPNS] {
+            set(&listener.shared.socket, option).map_err(ListenError::Socket)?;
+        }
+        let reader = Arc::clone(&listener.shared);
         let named = thread::Builder::new().name("tracer-listener".to_owned());
         named.spawn(move || reader.read()).map_err(ListenError::Socket)?;
-        Ok(Self { path, shared })
+        Ok(listener)
     }
 
     /// Path of the socket, for `TRACER_SOCKET`.

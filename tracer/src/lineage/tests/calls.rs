@@ -222,6 +222,18 @@ fn announced_thread_and_no_other_forks_for_a_call() {
 }
 
 #[test]
+fn call_that_is_resumed_is_open_again() {
+    let mut world = World::standard();
+    world.at(1).call(ROOT, "a");
+    world.at(2).end_call(ROOT, "a");
+    world.at(3).starts(ROOT, 101, &["x"]);
+    world.at(4).call(ROOT, "a");
+    world.at(5).starts(ROOT, 102, &["x"]);
+    assert_eq!(world.whose(101), (None, Confidence::None));
+    assert_eq!(world.whose(102), sure("a", Confidence::Probable));
+}
+
+#[test]
 fn span_of_a_trace_is_a_cookie() {
     let mut world = World::standard();
     let span = Some("00f067aa0ba902b7".to_owned());
