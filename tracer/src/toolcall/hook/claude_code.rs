@@ -2,8 +2,9 @@
 //! seen from 2.1.197 on.
 //!
 //! - `PreToolUse`, then `PostToolUse` or `PostToolUseFailure`, all with `tool_use_id`. Neither of
-//!   the latter comes when a call is cancelled or denied; `PostToolBatch` lists all calls of a
-//!   batch once they are over, those too.
+//!   the latter comes when a call is cancelled or denied (`PermissionDenied` is for what a
+//!   classifier denies only). `PostToolBatch` comes after them and lists every call of a batch
+//!   once all are over, with the text that the model gets of each.
 //! - Hooks of a subagent's calls bear the session of the agent, and an `agent_id`. Subagents may
 //!   run in the background, beside the main thread and past its `Stop`.
 //! - `Stop` lists `background_tasks`, by ids of their own: those that `PostToolUse` told as
@@ -15,7 +16,7 @@ use super::{
     Heard, Occasion,
     input::{Input, Object, call_end, calls_end, task},
 };
-use crate::toolcall::message::{Background, Status, is_id};
+use crate::toolcall::message::{Background, Body, Status, is_id};
 
 /// Tools whose `command` is an argument of a shell.
 const SHELLS: [&str; 3] = ["Bash", "Monitor", "PowerShell"];
@@ -85,11 +86,11 @@ fn background(input: &Input<'_>) -> Option<Background> {
     declared(input).map(|_| task(response.text("taskId")))
 }
 
-/// A call that is over, whatever came of it. Those that `PostToolUse` told of have ended already.
-fn end_of_batch(one: &Object<'_>) -> Option<crate::toolcall::message::Body> {
+/// A call that is over. One that has not ended by now, as told by another hook, never will: a call
+/// ends once, and how is what was said first.
+fn end_of_batch(one: &Object<'_>) -> Option<Body> {
     let id = one.text("tool_use_id").filter(|id| is_id(id))?;
-    let status = if one.has("tool_response") { Status::Ok } else { Status::Cancelled };
-    Some(call_end(id, status, None))
+    Some(call_end(id, Status::Cancelled, None))
 }
 
 fn stop(input: &Input<'_>) -> Heard {
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
     use crate::toolcall::{
         hook::{Agent, open_calls::Fake, read},
-        message::{Body, CallStart},
+        message::CallStart,
     };
 
     fn heard(fields: &Value) -> Heard {
@@ -205,10 +206,7 @@ mod tests {
             {"tool_name": "Bash", "tool_input": {}, "tool_use_id": "b"},
             {"tool_name": "Bash"}, 7,
         ]}));
-        let ended = [
-            call_end("a".to_owned(), Status::Ok, None),
-            call_end("b".to_owned(), Status::Cancelled, None),
-        ];
+        let ended = ["a", "b"].map(|id| call_end(id.to_owned(), Status::Cancelled, None));
         assert_eq!(heard.bodies, ended);
     }
 
