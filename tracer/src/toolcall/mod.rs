@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`message`] and [`answer`] are the two kinds of datagrams, [`speaker`] sends the one and waits
-//! for the other, [`hook`] makes messages of what the hooks of agents are told. [`listener`] takes them as they come, and [`announce`] makes of
-//! them what the core takes.
+//! for the other, [`hook`] makes messages of what the hooks of agents are told. [`listener`] takes
+//! them as they come, and [`announce`] makes of them what the core takes.
 
 pub mod announce;
 pub mod answer;

@@ -159,8 +159,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reading_never_panics(bytes: Vec<u8>, event in "[A-Z][A-Za-z]{3,18}", value in "[{}\\[\\]\":,a-e0-9.]{0,32}") {
-            let text = format!(r#"{{"hook_event_name":"{event}","tool_input":{value},"tool_calls":{value}}}"#);
+        fn reading_never_panics(
+            bytes: Vec<u8>,
+            event in "[A-Z][A-Za-z]{3,18}",
+            value in "[{}\\[\\]\":,a-e0-9.]{0,32}",
+        ) {
+            let fields = format!(r#""tool_input":{value},"tool_calls":{value}"#);
+            let text = format!(r#"{{"hook_event_name":"{event}",{fields}}}"#);
             for agent in Agent::ALL {
                 let _ = read(agent, &bytes, &mut open_calls::Fake::default());
                 let _ = read(agent, text.as_bytes(), &mut open_calls::Fake::default());

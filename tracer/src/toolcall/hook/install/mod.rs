@@ -1,7 +1,7 @@
 //! Puts hooks into an agent's settings, and takes exactly them back.
 //!
-//! [`settings`] changes the JSON, [`file`](self::file) reads and replaces files whole. opencode takes
-//! a program instead: [`opencode`].
+//! [`settings`] changes the JSON, [`file`](self::file) reads and replaces files whole. opencode
+//! takes a program instead: [`opencode`].
 
 mod file;
 mod opencode;
