@@ -90,11 +90,11 @@ struct Shared {
 }
 
 impl Listener {
-    /// Listens. Everybody on this host may send; who may say what is decided by who it is.
+    /// Makes the socket. Everybody on this host may send; who may say what is decided by who it is.
     ///
     /// # Errors
-    /// There is no place for the socket, or no thread.
-    pub fn start() -> Result<Self, ListenError> {
+    /// There is no place for the socket, or the kernel does not tell who sends.
+    pub fn bind() -> Result<Self, ListenError> {
         let (path, socket) = bind()?;
         let shared = Arc::new(Shared {
             socket,
@@ -107,10 +107,17 @@ impl Listener {
         for option in [libc::SO_PASSCRED, libc::SO_TIMESTAMPNS] {
             set(&listener.shared.socket, option).map_err(ListenError::Socket)?;
         }
-        let reader = Arc::clone(&listener.shared);
-        let named = thread::Builder::new().name("tracer-listener".to_owned());
-        named.spawn(move || reader.read()).map_err(ListenError::Socket)?;
         Ok(listener)
+    }
+
+    /// Starts the thread that empties the socket as messages come.
+    ///
+    /// # Errors
+    /// There is no thread to be had: [`Listener::take`] still empties it, but nothing wakes who waits.
+    pub fn start(&self) -> Result<(), ListenError> {
+        let reader = Arc::clone(&self.shared);
+        let named = thread::Builder::new().name("tracer-listener".to_owned());
+        named.spawn(move || reader.read()).map(drop).map_err(ListenError::Socket)
     }
 
     /// Path of the socket, for `TRACER_SOCKET`.
