@@ -1,13 +1,15 @@
 //! Any bytes as a message, as an answer, and as what an agent gives a hook.
 #![no_main]
 
+use std::mem::discriminant;
+
 use libfuzzer_sys::fuzz_target;
 use tracer::{
     escape::is_hostile,
     toolcall::{
         answer::Answer,
         hook::{self, Agent, CallKey, OpenCalls},
-        message::{MAX_MESSAGE, datagram, decode, encode},
+        message::{Body, MAX_MESSAGE, datagram, decode, encode},
     },
 };
 
@@ -32,12 +34,13 @@ fuzz_target!(|bytes: &[u8]| {
     }
     for agent in Agent::ALL {
         let Ok(heard) = hook::read(agent, bytes, &mut Open) else { continue };
-        for body in &heard.bodies {
-            let message = heard.message(agent, 1, body.clone());
+        for said in &heard.said {
+            let message = heard.message(agent, 1, Body::Says(said.clone()));
             let sent = datagram(&message).expect("bounded texts fit without the command");
             assert!(sent.len() <= MAX_MESSAGE);
             let read = decode(&sent).expect("what a hook sends is understood");
-            assert_eq!(read.body.kind(), body.kind());
+            let Body::Says(heard) = read.body else { panic!("a question: {:?}", read.body) };
+            assert_eq!(discriminant(&heard), discriminant(said));
         }
     }
     if let Some(told) = Answer::decode(bytes).as_ref().and_then(hook::sentences) {

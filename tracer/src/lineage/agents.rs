@@ -13,7 +13,7 @@ use std::{num::NonZeroU32, rc::Rc};
 
 use super::{
     Lineage,
-    announcement::{Announcement, Kept, Said},
+    announcement::{Announcement, CallStatus, KeptByLease, Said},
     markers::Markers,
     model::{Nanos, ProcessId},
     rules::AGENT,
@@ -264,13 +264,13 @@ impl Lineage {
             }
             Said::Background { id, reason } => {
                 if let Some(call) = self.calls.know(index, &id) {
-                    self.calls.declare_background(call, reason.as_deref().unwrap_or_default());
+                    self.calls.declare_background(call, reason.unwrap_or_default());
                 }
             }
             Said::CallEnd { id, status, background } => {
                 if let Some(call) = self.calls.know(index, &id) {
                     if let Some(background) = background {
-                        self.calls.declare_background(call, &background);
+                        self.calls.declare_background(call, background.into());
                     }
                     self.end_call(call, at, status);
                 }
@@ -286,16 +286,16 @@ impl Lineage {
                     .map(|(index, _)| index)
                     .collect();
                 for call in over {
-                    self.end_call(call, at, super::announcement::CallStatus::Cancelled);
+                    self.end_call(call, at, CallStatus::Cancelled);
                 }
             }
             Said::Keep { ttl, reason, what } => match what {
-                Kept::Call(id) => {
+                KeptByLease::Call(id) => {
                     if let Some(call) = self.calls.know(index, &id) {
                         self.leases.keep_call(call, sent_at, ttl, reason);
                     }
                 }
-                Kept::Process(pid) => {
+                KeptByLease::Process(pid) => {
                     // Itself, or what its invocation started.
                     let kept = self.as_seen_by(sender, pid);
                     if let Some(kept) = kept.filter(|&kept| self.is_within(kept, index)) {

@@ -17,6 +17,7 @@ use std::rc::Rc;
 use super::{
     Lineage,
     agents::InvocationIndex,
+    announcement::{SpanId, is_id},
     calls::{Call, CallIndex},
     model::{Confidence, Nanos, ProcessId, Source},
     rules::TRACEPARENT,
@@ -228,7 +229,7 @@ impl Lineage {
         });
         let span = || {
             let parent = std::str::from_utf8(markers.get(TRACEPARENT)?).ok()?;
-            self.calls.of_span(parent.split('-').nth(2)?)
+            self.calls.of_span(SpanId::parse(parent.split('-').nth(2)?)?)
         };
         named.or_else(span)
     }
@@ -306,8 +307,7 @@ impl Lineage {
             let cookie = self.rules.cookies().find_map(|name| {
                 let id = markers.get(name)?;
                 let is_agents = above.and_then(|above| above.get(name)) == Some(id);
-                // As long as an announced one may be.
-                let id = std::str::from_utf8(id).ok().filter(|id| id.len() <= 128)?;
+                let id = std::str::from_utf8(id).ok().filter(|id| is_id(id))?;
                 (!is_agents).then(|| id.to_owned())
             });
             if let Some(cookie) = cookie {

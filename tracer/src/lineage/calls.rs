@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 
 use super::{
     agents::InvocationIndex,
-    announcement::{CallStart, CallStatus},
+    announcement::{CallStart, CallStatus, SpanId},
     model::{Nanos, ProcessId},
 };
 
@@ -38,7 +38,6 @@ pub(crate) struct Call {
     pub(crate) name: Option<Box<str>>,
     pub(crate) summary: Option<Box<str>>,
     pub(crate) command: Option<Box<str>>,
-    span: Option<Box<str>>,
     pub(crate) session: Option<Box<str>>,
     /// `None`: only a cookie told of it.
     pub(crate) start: Option<Nanos>,
@@ -66,7 +65,7 @@ impl Call {
 pub(crate) struct Calls {
     calls: Vec<Call>,
     by_id: HashMap<(InvocationIndex, Box<str>), CallIndex>,
-    by_span: HashMap<Box<str>, CallIndex>,
+    by_span: HashMap<SpanId, CallIndex>,
     /// Open as far as was said, in the order in which they began.
     open: Vec<CallIndex>,
     /// Threads whose next fork is announced: for which call, and since when.
@@ -102,8 +101,8 @@ impl Calls {
     }
 
     /// The call that has this span.
-    pub(crate) fn of_span(&self, span: &str) -> Option<CallIndex> {
-        self.by_span.get(span).copied()
+    pub(crate) fn of_span(&self, span: SpanId) -> Option<CallIndex> {
+        self.by_span.get(&span).copied()
     }
 
     /// Those of an invocation that were open then.
@@ -140,7 +139,6 @@ impl Calls {
             name: None,
             summary: None,
             command: None,
-            span: None,
             session: None,
             start: None,
             open_since: None,
@@ -161,9 +159,9 @@ impl Calls {
     ) {
         let CallStart { id, name, summary, command, span, background } = start;
         let Some(index) = self.know(invocation, &id) else { return };
-        if let Some(span) = &span {
+        if let Some(span) = span {
             // The first that has it keeps it.
-            self.by_span.entry(span.as_str().into()).or_insert(index);
+            self.by_span.entry(span).or_insert(index);
         }
         let Some(call) = self.get_mut(index) else { return };
         fn fill(place: &mut Option<Box<str>>, text: Option<String>) {
@@ -174,8 +172,7 @@ impl Calls {
         fill(&mut call.name, name);
         fill(&mut call.summary, summary);
         fill(&mut call.command, command);
-        fill(&mut call.span, span);
-        fill(&mut call.background, background);
+        fill(&mut call.background, background.map(Into::into));
         fill(&mut call.session, session.map(str::to_owned));
         // An agent that was interrupted goes on with the call that it had ended.
         let is_resumed = call.end.is_some_and(|(end, _)| end < at) && call.start.is_some();
@@ -194,7 +191,7 @@ impl Calls {
     }
 
     /// What a call leaves is meant to run on.
-    pub(crate) fn declare_background(&mut self, index: CallIndex, why: &str) {
+    pub(crate) fn declare_background(&mut self, index: CallIndex, why: String) {
         if let Some(call) = self.get_mut(index) {
             call.background.get_or_insert_with(|| why.into());
         }

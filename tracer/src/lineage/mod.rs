@@ -40,7 +40,9 @@ use std::{collections::VecDeque, rc::Rc, time::Duration};
 
 use hashbrown::HashSet;
 
-pub use announcement::{Announcement, CallStart, CallStatus, Kept as KeptByLease, Said};
+pub use announcement::{
+    Announcement, Background, CallStart, CallStatus, KeptByLease, MAX_ID, Said, SpanId, is_id,
+};
 pub use event::{BlockedThread, Event, Observation, ObservedParent, RecoveredProcess};
 pub use life::{Life, Reaper};
 pub use model::*;

@@ -8,8 +8,9 @@ use tracer_common::WaitCounts;
 
 use super::*;
 use crate::lineage::{
-    Announcement, Blocked, BlockedThread, CallStatus, DEFAULT_FAIL_ON, Observation, ObservedParent,
-    Outcome, Pids, Policy, ProcessId, RecoveredProcess, Resources, Said, Stream, Verdict,
+    Announcement, Background, Blocked, BlockedThread, CallStatus, DEFAULT_FAIL_ON, Observation,
+    ObservedParent, Outcome, Pids, Policy, ProcessId, RecoveredProcess, Resources, Said, Stream,
+    Verdict,
 };
 use crate::report;
 
@@ -38,7 +39,7 @@ fn announcement() -> Announcement {
         said: Said::CallEnd {
             id: "toolu_1".to_owned(),
             status: CallStatus::Error,
-            background: Some("\u{1b}".to_owned()),
+            background: Some(Background::Task("\u{1b}".to_owned())),
         },
     }
 }

@@ -2,10 +2,10 @@
 
 use super::{
     listener::Received,
-    message::{self, Background, Body},
+    message::{Body, Message},
 };
 use crate::{
-    lineage::{Announcement, CallStart, CallStatus, KeptByLease, Nanos, Said},
+    lineage::{Announcement, CallStart, Nanos, Said},
     redact::Redactor,
 };
 
@@ -13,48 +13,17 @@ use crate::{
 #[must_use]
 pub fn announcement(received: &Received, redactor: &Redactor) -> Option<Announcement> {
     let Received { sender, sent_at, message, from: _ } = received;
-    let message::Message { at, agent, pid, session, body } = message.clone();
-    let said = match body {
-        Body::CallStart(message::CallStart { id, name, summary, command, span, background }) => {
-            Said::CallStart(CallStart {
-                id,
-                name,
-                summary: summary.map(|text| redactor.string(text)),
-                // As the arguments that it is looked for in.
-                command: command.map(|text| redactor.string(text)),
-                span: span.map(|span| span.to_string()),
-                background: background.map(named),
-            })
-        }
-        Body::Spawn { id, thread } => Said::Spawn { id, thread },
-        Body::Background { id, reason } => Said::Background { id, reason },
-        Body::CallEnd { id, status, background } => Said::CallEnd {
-            id,
-            status: match status {
-                message::Status::Ok => CallStatus::Ok,
-                message::Status::Error => CallStatus::Error,
-                message::Status::Cancelled => CallStatus::Cancelled,
-            },
-            background: background.map(named),
-        },
-        Body::CallsEnd { except } => Said::CallsEnd { except },
-        Body::Keep { ttl, reason, what } => Said::Keep {
-            ttl,
-            reason,
-            what: match what {
-                message::Kept::Call(id) => KeptByLease::Call(id),
-                message::Kept::Process(pid) => KeptByLease::Process(pid),
-            },
-        },
-        Body::Findings { .. } => return None,
+    let Message { at, agent, pid, session, body } = message.clone();
+    let mut said = match body {
+        Body::Says(said) => said,
+        Body::Findings { tell: _ } => return None,
     };
+    // The command as the arguments that it is looked for in.
+    if let Said::CallStart(CallStart { summary, command, .. }) = &mut said {
+        for text in [summary, command] {
+            *text = text.take().map(|text| redactor.string(text));
+        }
+    }
     let (sender, sent_at) = (*sender, *sent_at);
     Some(Announcement { sender, sent_at, at: at.map(Nanos), agent, pid, session, said })
-}
-
-fn named(background: Background) -> String {
-    match background {
-        Background::Unnamed => String::new(),
-        Background::Task(id) => id,
-    }
 }

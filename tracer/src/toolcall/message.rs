@@ -5,16 +5,16 @@
 
 use std::num::NonZeroU32;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 use thiserror::Error;
+
+use crate::lineage::{Background, CallStart, CallStatus, KeptByLease, Said, SpanId, is_id};
 
 /// The version that is spoken here.
 pub const VERSION: u64 = 1;
 /// Longest datagram, bytes.
 pub const MAX_MESSAGE: usize = 65_536;
-/// Longest id of a call, bytes. A longer one is none.
-pub const MAX_ID: usize = 128;
 /// Longest name: of a tool, an agent, a session, a background task; bytes. A longer one is cut.
 pub const MAX_NAME: usize = 128;
 /// Longest text for people, bytes. A longer one is cut.
@@ -38,119 +38,14 @@ pub struct Message {
 /// What is said, by `type`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// A tool call begins.
-    CallStart(CallStart),
-    /// The next fork of a thread is this call's.
-    Spawn {
-        /// The call.
-        id: String,
-        /// The thread, as the sender's PID namespace has it.
-        thread: u32,
-    },
-    /// What this call leaves is meant to run on.
-    Background {
-        /// The call.
-        id: String,
-        /// Why.
-        reason: Option<String>,
-    },
-    /// A tool call has ended.
-    CallEnd {
-        /// The call.
-        id: String,
-        /// How.
-        status: Status,
-        /// Whether what it leaves is meant to run on.
-        background: Option<Background>,
-    },
-    /// Every open call of the agent, or of the message's session, has ended.
-    CallsEnd {
-        /// But these.
-        except: Vec<String>,
-    },
-    /// A lease: this is kept for a time.
-    Keep {
-        /// For how long, seconds.
-        ttl: u64,
-        /// Why.
-        reason: String,
-        /// What.
-        what: Kept,
-    },
+    /// Something about tool calls.
+    Says(Said),
     /// Asks for the open findings of the agent's invocation.
     Findings {
         /// Whether what is answered counts as told from then on, and only what was not told yet is
         /// wanted.
         tell: bool,
     },
-}
-
-/// A tool call that begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CallStart {
-    /// Unique within the agent's run.
-    pub id: String,
-    /// The tool's name.
-    pub name: Option<String>,
-    /// A line for people.
-    pub summary: Option<String>,
-    /// Text of a shell command, whole, as it will stand in the shell's arguments.
-    pub command: Option<String>,
-    /// The OpenTelemetry span of this call.
-    pub span: Option<SpanId>,
-    /// Whether what it leaves is meant to run on.
-    pub background: Option<Background>,
-}
-
-/// How a call ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// It did what it should; also where nothing is said.
-    #[default]
-    Ok,
-    /// It failed.
-    Error,
-    /// It was cancelled, or never began.
-    Cancelled,
-}
-
-/// Declared background work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Background {
-    /// Without an id of its own.
-    Unnamed,
-    /// The agent's own id of the background task.
-    Task(String),
-}
-
-/// What a lease is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// What this call started.
-    Call(String),
-    /// This process, as the sender's PID namespace has it.
-    Process(u32),
-}
-
-/// A span of W3C Trace Context (section 3.2.2.4, `parent-id`): never zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SpanId(u64);
-
-impl SpanId {
-    /// Parses 16 hexadecimal digits.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let hexadecimal = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let number = u64::from_str_radix(text, 16).ok().filter(|_| hexadecimal)?;
-        (number != 0).then_some(Self(number))
-    }
-}
-
-impl std::fmt::Display for SpanId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
 }
 
 /// Why a datagram is no message. The text may hold what the sender chose.
@@ -197,7 +92,7 @@ struct Wire {
     thread: Option<NonZeroU32>,
     background: Option<WireBackground>,
     reason: Option<String>,
-    status: Option<Status>,
+    status: Option<String>,
     except: Option<Vec<String>>,
     ttl: Option<f64>,
     process: Option<NonZeroU32>,
@@ -240,10 +135,10 @@ impl Wire {
     fn body(self) -> Result<Body, MessageError> {
         let id = self.id.filter(|id| is_id(id));
         let reason = self.reason.map(|reason| cut(reason, MAX_TEXT));
-        let background = self.background.and_then(Background::of);
+        let background = self.background.and_then(WireBackground::declared);
         let wanted_id = || id.clone().ok_or(MessageError::Lacks("an id"));
-        Ok(match self.kind.as_deref() {
-            Some("call_start") => Body::CallStart(CallStart {
+        Ok(Body::Says(match self.kind.as_deref() {
+            Some("call_start") => Said::CallStart(CallStart {
                 id: wanted_id()?,
                 name: self.name.map(|name| cut(name, MAX_NAME)),
                 summary: self.summary.map(|summary| cut(summary, MAX_TEXT)),
@@ -253,56 +148,45 @@ impl Wire {
             }),
             Some("spawn") => {
                 let thread = self.thread.ok_or(MessageError::Lacks("a thread"))?;
-                Body::Spawn { id: wanted_id()?, thread: thread.get() }
+                Said::Spawn { id: wanted_id()?, thread: thread.get() }
             }
-            Some("background") => Body::Background { id: wanted_id()?, reason },
-            Some("call_end") => Body::CallEnd {
+            Some("background") => Said::Background { id: wanted_id()?, reason },
+            Some("call_end") => Said::CallEnd {
                 id: wanted_id()?,
-                status: self.status.unwrap_or_default(),
+                status: match self.status.as_deref().map(CallStatus::named) {
+                    Some(named) => named.ok_or(MessageError::Lacks("a known status"))?,
+                    None => CallStatus::default(),
+                },
                 background,
             },
             Some("calls_end") => {
                 let except = self.except.unwrap_or_default();
-                Body::CallsEnd { except: except.into_iter().filter(|id| is_id(id)).collect() }
+                Said::CallsEnd { except: except.into_iter().filter(|id| is_id(id)).collect() }
             }
             Some("keep") => {
                 let ttl = self.ttl.and_then(whole_seconds).ok_or(MessageError::Lacks("a ttl"))?;
                 let reason = reason.ok_or(MessageError::Lacks("a reason"))?;
                 let what = match (id, self.process) {
-                    (Some(id), None) => Kept::Call(id),
-                    (None, Some(process)) => Kept::Process(process.get()),
+                    (Some(id), None) => KeptByLease::Call(id),
+                    (None, Some(process)) => KeptByLease::Process(process.get()),
                     _ => return Err(MessageError::Lacks("either an id or a process")),
                 };
-                Body::Keep { ttl, reason, what }
+                Said::Keep { ttl, reason, what }
             }
-            Some("findings") => Body::Findings { tell: self.tell.unwrap_or_default() },
+            Some("findings") => return Ok(Body::Findings { tell: self.tell.unwrap_or_default() }),
             Some(_) => return Err(MessageError::UnknownType),
             None => return Err(MessageError::Lacks("a type")),
-        })
+        }))
     }
 }
 
-impl Background {
-    fn of(wire: WireBackground) -> Option<Self> {
-        match wire {
-            WireBackground::Flag(declared) => declared.then_some(Self::Unnamed),
-            WireBackground::Task(id) if id.is_empty() => Some(Self::Unnamed),
-            WireBackground::Task(id) => Some(Self::Task(cut(id, MAX_NAME))),
-        }
-    }
-
-    fn value(&self) -> Value {
+impl WireBackground {
+    fn declared(self) -> Option<Background> {
         match self {
-            Self::Unnamed => true.into(),
-            Self::Task(id) => id.as_str().into(),
+            Self::Flag(declared) => declared.then_some(Background::Unnamed),
+            Self::Task(id) => Some(cut(id, MAX_NAME).into()),
         }
     }
-}
-
-/// Whether a text can be a call's id.
-#[must_use]
-pub fn is_id(text: &str) -> bool {
-    (1..=MAX_ID).contains(&text.len())
 }
 
 /// The beginning of a text, at most so many bytes of whole characters.
@@ -329,12 +213,15 @@ pub fn encode(message: &Message) -> Vec<u8> {
     let Message { at, agent, pid, session, body } = message;
     let mut fields = Fields(Map::new());
     fields.put("v", VERSION);
-    fields.put("type", body.kind());
+    fields.put("type", kind(body));
     fields.put_some("at", *at);
     fields.put_some("agent", agent.as_deref());
     fields.put_some("pid", *pid);
     fields.put_some("session", session.as_deref());
-    body.put_to(&mut fields);
+    match body {
+        Body::Says(said) => put(said, &mut fields),
+        Body::Findings { tell } => fields.put_some("tell", tell.then_some(true)),
+    }
     Value::Object(fields.0).to_string().into_bytes()
 }
 
@@ -347,7 +234,7 @@ pub fn datagram(message: &Message) -> Option<Vec<u8>> {
         return Some(whole);
     }
     let mut message = message.clone();
-    let Body::CallStart(start) = &mut message.body else { return None };
+    let Body::Says(Said::CallStart(start)) = &mut message.body else { return None };
     start.command = None;
     Some(encode(&message)).filter(|shorter| shorter.len() <= MAX_MESSAGE)
 }
@@ -366,62 +253,61 @@ impl Fields {
     }
 }
 
-impl Body {
-    /// The `type`.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::CallStart(_) => "call_start",
-            Self::Spawn { .. } => "spawn",
-            Self::Background { .. } => "background",
-            Self::CallEnd { .. } => "call_end",
-            Self::CallsEnd { .. } => "calls_end",
-            Self::Keep { .. } => "keep",
-            Self::Findings { .. } => "findings",
+/// The `type`.
+fn kind(body: &Body) -> &'static str {
+    match body {
+        Body::Says(Said::CallStart(_)) => "call_start",
+        Body::Says(Said::Spawn { .. }) => "spawn",
+        Body::Says(Said::Background { .. }) => "background",
+        Body::Says(Said::CallEnd { .. }) => "call_end",
+        Body::Says(Said::CallsEnd { .. }) => "calls_end",
+        Body::Says(Said::Keep { .. }) => "keep",
+        Body::Findings { .. } => "findings",
+    }
+}
+
+fn put(said: &Said, fields: &mut Fields) {
+    match said {
+        Said::CallStart(CallStart { id, name, summary, command, span, background }) => {
+            fields.put("id", id.as_str());
+            fields.put_some("name", name.as_deref());
+            fields.put_some("summary", summary.as_deref());
+            fields.put_some("command", command.as_deref());
+            fields.put_some("span", span.map(|span| span.to_string()));
+            fields.put_some("background", background.as_ref().map(flag_or_task));
+        }
+        Said::Spawn { id, thread } => {
+            fields.put("id", id.as_str());
+            fields.put("thread", *thread);
+        }
+        Said::Background { id, reason } => {
+            fields.put("id", id.as_str());
+            fields.put_some("reason", reason.as_deref());
+        }
+        Said::CallEnd { id, status, background } => {
+            fields.put("id", id.as_str());
+            let told = (*status != CallStatus::default()).then(|| status.as_str());
+            fields.put_some("status", told);
+            fields.put_some("background", background.as_ref().map(flag_or_task));
+        }
+        Said::CallsEnd { except } => {
+            fields.put_some("except", (!except.is_empty()).then(|| except.clone()));
+        }
+        Said::Keep { ttl, reason, what } => {
+            fields.put("ttl", *ttl);
+            fields.put("reason", reason.as_str());
+            match what {
+                KeptByLease::Call(id) => fields.put("id", id.as_str()),
+                KeptByLease::Process(pid) => fields.put("process", *pid),
+            }
         }
     }
+}
 
-    fn put_to(&self, fields: &mut Fields) {
-        match self {
-            Self::CallStart(CallStart { id, name, summary, command, span, background }) => {
-                fields.put("id", id.as_str());
-                fields.put_some("name", name.as_deref());
-                fields.put_some("summary", summary.as_deref());
-                fields.put_some("command", command.as_deref());
-                fields.put_some("span", span.map(|span| span.to_string()));
-                fields.put_some("background", background.as_ref().map(Background::value));
-            }
-            Self::Spawn { id, thread } => {
-                fields.put("id", id.as_str());
-                fields.put("thread", *thread);
-            }
-            Self::Background { id, reason } => {
-                fields.put("id", id.as_str());
-                fields.put_some("reason", reason.as_deref());
-            }
-            Self::CallEnd { id, status, background } => {
-                fields.put("id", id.as_str());
-                let name = match status {
-                    Status::Ok => None,
-                    Status::Error => Some("error"),
-                    Status::Cancelled => Some("cancelled"),
-                };
-                fields.put_some("status", name);
-                fields.put_some("background", background.as_ref().map(Background::value));
-            }
-            Self::CallsEnd { except } => {
-                fields.put_some("except", (!except.is_empty()).then(|| except.clone()));
-            }
-            Self::Keep { ttl, reason, what } => {
-                fields.put("ttl", *ttl);
-                fields.put("reason", reason.as_str());
-                match what {
-                    Kept::Call(id) => fields.put("id", id.as_str()),
-                    Kept::Process(pid) => fields.put("process", *pid),
-                }
-            }
-            Self::Findings { tell } => fields.put_some("tell", tell.then_some(true)),
-        }
+fn flag_or_task(background: &Background) -> Value {
+    match background {
+        Background::Unnamed => true.into(),
+        Background::Task(id) => id.as_str().into(),
     }
 }
 
@@ -430,6 +316,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::lineage::MAX_ID;
 
     /// Decodes a message of this version with these further fields.
     fn decoded(fields: &str) -> Result<Message, MessageError> {
@@ -438,7 +325,7 @@ mod tests {
 
     fn start(fields: &str) -> CallStart {
         match decoded(&format!("\"type\":\"call_start\",\"id\":\"a\",{fields}")) {
-            Ok(Message { body: Body::CallStart(start), .. }) => start,
+            Ok(Message { body: Body::Says(Said::CallStart(start)), .. }) => start,
             other => panic!("{other:?}"),
         }
     }
@@ -455,54 +342,58 @@ mod tests {
             agent: Some("claude-code".to_owned()),
             pid: Some(7),
             session: Some("s".to_owned()),
-            body: Body::CallStart(CallStart {
+            body: Body::Says(Said::CallStart(CallStart {
                 id: "toolu_1".to_owned(),
                 name: Some("Bash".to_owned()),
                 summary: Some("run".to_owned()),
                 command: Some("npm run dev".to_owned()),
                 span: SpanId::parse("00f067aa0ba902b7"),
                 background: Some(Background::Task("b1".to_owned())),
-            }),
+            })),
         };
         assert_eq!(message.unwrap(), expected);
     }
 
     #[test]
     fn each_type_is_read() {
-        let body = |fields| decoded(fields).unwrap().body;
+        let said = |fields| match decoded(fields).unwrap().body {
+            Body::Says(said) => said,
+            Body::Findings { .. } => panic!("a question"),
+        };
         let id = || "a".to_owned();
         assert_eq!(
-            body(r#""type":"spawn","id":"a","thread":9"#),
-            Body::Spawn { id: id(), thread: 9 }
+            said(r#""type":"spawn","id":"a","thread":9"#),
+            Said::Spawn { id: id(), thread: 9 }
         );
         assert_eq!(
-            body(r#""type":"background","id":"a","reason":null"#),
-            Body::Background { id: id(), reason: None }
+            said(r#""type":"background","id":"a","reason":null"#),
+            Said::Background { id: id(), reason: None }
         );
         assert_eq!(
-            body(r#""type":"call_end","id":"a","status":"cancelled","background":true"#),
-            Body::CallEnd {
+            said(r#""type":"call_end","id":"a","status":"cancelled","background":true"#),
+            Said::CallEnd {
                 id: id(),
-                status: Status::Cancelled,
+                status: CallStatus::Cancelled,
                 background: Some(Background::Unnamed)
             }
         );
         assert_eq!(
-            body(r#""type":"call_end","id":"a","background":false"#),
-            Body::CallEnd { id: id(), status: Status::Ok, background: None }
+            said(r#""type":"call_end","id":"a","background":false"#),
+            Said::CallEnd { id: id(), status: CallStatus::Ok, background: None }
         );
         assert_eq!(
-            body(r#""type":"calls_end","except":["a",""]"#),
-            Body::CallsEnd { except: vec![id()] }
+            said(r#""type":"calls_end","except":["a",""]"#),
+            Said::CallsEnd { except: vec![id()] }
         );
         assert_eq!(
-            body(r#""type":"keep","ttl":1.2,"reason":"db","process":4"#),
-            Body::Keep { ttl: 2, reason: "db".to_owned(), what: Kept::Process(4) }
+            said(r#""type":"keep","ttl":1.2,"reason":"db","process":4"#),
+            Said::Keep { ttl: 2, reason: "db".to_owned(), what: KeptByLease::Process(4) }
         );
         assert_eq!(
-            body(r#""type":"keep","ttl":0,"reason":"db","id":"a""#),
-            Body::Keep { ttl: 0, reason: "db".to_owned(), what: Kept::Call(id()) }
+            said(r#""type":"keep","ttl":0,"reason":"db","id":"a""#),
+            Said::Keep { ttl: 0, reason: "db".to_owned(), what: KeptByLease::Call(id()) }
         );
+        let body = |fields| decoded(fields).unwrap().body;
         assert_eq!(body(r#""type":"findings""#), Body::Findings { tell: false });
         assert_eq!(body(r#""type":"findings","tell":true"#), Body::Findings { tell: true });
     }
@@ -537,6 +428,7 @@ mod tests {
             r#""type":"call_start","id":"""#,
             r#""type":"spawn","id":"a""#,
             r#""type":"call_end""#,
+            r#""type":"call_end","id":"a","status":"Ok""#,
             r#""type":"keep","ttl":5,"id":"a""#,
             r#""type":"keep","reason":"x","id":"a""#,
             r#""type":"keep","ttl":-1,"reason":"x","id":"a""#,
@@ -600,12 +492,12 @@ mod tests {
                 command: Some("\u{1}".repeat(length)),
                 ..CallStart::default()
             };
-            let body = Body::CallStart(start);
+            let body = Body::Says(Said::CallStart(start));
             Message { at: None, agent: None, pid: None, session: None, body }
         };
         assert_eq!(datagram(&command(10)), Some(encode(&command(10))));
         let sent = datagram(&command(20_000)).unwrap();
-        let Body::CallStart(start) = decode(&sent).unwrap().body else { panic!() };
+        let Body::Says(Said::CallStart(start)) = decode(&sent).unwrap().body else { panic!() };
         assert_eq!((start.id.as_str(), start.command), ("a", None));
     }
 
@@ -625,7 +517,7 @@ mod tests {
         ]
     }
 
-    fn call_start() -> impl Strategy<Value = Body> {
+    fn call_start() -> impl Strategy<Value = Said> {
         use proptest::option::of;
         let fields = (
             id(),
@@ -637,27 +529,37 @@ mod tests {
         );
         fields.prop_map(|(id, name, summary, command, span, background)| {
             let span = SpanId::parse(&format!("{span:016x}"));
-            Body::CallStart(CallStart { id, name, summary, command, span, background })
+            Said::CallStart(CallStart { id, name, summary, command, span, background })
         })
     }
 
-    fn body() -> impl Strategy<Value = Body> {
-        let status = prop_oneof![Just(Status::Ok), Just(Status::Error), Just(Status::Cancelled)];
-        let kept = prop_oneof![id().prop_map(Kept::Call), (1..=u32::MAX).prop_map(Kept::Process)];
+    fn said() -> impl Strategy<Value = Said> {
+        let status =
+            prop_oneof![Just(CallStatus::Ok), Just(CallStatus::Error), Just(CallStatus::Cancelled)];
+        let kept = prop_oneof![
+            id().prop_map(KeptByLease::Call),
+            (1..=u32::MAX).prop_map(KeptByLease::Process)
+        ];
         prop_oneof![
             call_start(),
-            (id(), 1..=u32::MAX).prop_map(|(id, thread)| Body::Spawn { id, thread }),
+            (id(), 1..=u32::MAX).prop_map(|(id, thread)| Said::Spawn { id, thread }),
             (id(), proptest::option::of(text(MAX_TEXT)))
-                .prop_map(|(id, reason)| Body::Background { id, reason }),
-            (id(), status, background()).prop_map(|(id, status, background)| Body::CallEnd {
+                .prop_map(|(id, reason)| Said::Background { id, reason }),
+            (id(), status, background()).prop_map(|(id, status, background)| Said::CallEnd {
                 id,
                 status,
                 background
             }),
-            proptest::collection::vec(id(), 0..4).prop_map(|except| Body::CallsEnd { except }),
+            proptest::collection::vec(id(), 0..4).prop_map(|except| Said::CallsEnd { except }),
             (0..=u64::from(u32::MAX), text(MAX_TEXT), kept)
-                .prop_map(|(ttl, reason, what)| Body::Keep { ttl, reason, what }),
-            any::<bool>().prop_map(|tell| Body::Findings { tell }),
+                .prop_map(|(ttl, reason, what)| Said::Keep { ttl, reason, what }),
+        ]
+    }
+
+    fn body() -> impl Strategy<Value = Body> {
+        prop_oneof![
+            7 => said().prop_map(Body::Says),
+            1 => any::<bool>().prop_map(|tell| Body::Findings { tell }),
         ]
     }
 

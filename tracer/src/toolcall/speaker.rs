@@ -113,9 +113,12 @@ pub(crate) fn wait(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<bool
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::toolcall::{
-        answer::Told,
-        message::{Body, CallStart, decode},
+    use crate::{
+        lineage::{CallStart, Said},
+        toolcall::{
+            answer::Told,
+            message::{Body, decode},
+        },
     };
 
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -142,7 +145,7 @@ mod tests {
         let (_folder, path, listener) = listener();
         let command = Some("x".repeat(60_000));
         let start = CallStart { id: "a".to_owned(), command, ..CallStart::default() };
-        let said = message(Body::CallStart(start));
+        let said = message(Body::Says(Said::CallStart(start)));
         Speaker::connect(&path, PATIENCE).unwrap().say(&said).unwrap();
         assert_eq!(received(&listener), said);
     }

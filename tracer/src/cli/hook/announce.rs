@@ -63,14 +63,14 @@ fn try_announce(agent: Agent, options: &AnnounceArgs) -> anyhow::Result<()> {
     let mut open = OpenCallFiles::new(&runtime_folder(), &socket, at, std::process::id());
     let heard = hook::read(agent, &input, &mut open)?;
     let question = heard.occasion.filter(|occasion| options.tell.wants(*occasion));
-    if heard.bodies.is_empty() && question.is_none() {
+    if heard.said.is_empty() && question.is_none() {
         return Ok(());
     }
     let shown = escape::terminal(socket.as_os_str().as_encoded_bytes());
     let speaker = Speaker::connect(&socket, SOCKET_PATIENCE);
     let speaker = speaker.with_context(|| format!("reach a listener at {shown}"))?;
-    for body in &heard.bodies {
-        let message = heard.message(agent, at, body.clone());
+    for said in &heard.said {
+        let message = heard.message(agent, at, Body::Says(said.clone()));
         speaker.say(&message).with_context(|| format!("send to {shown}"))?;
     }
     match question {

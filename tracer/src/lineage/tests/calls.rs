@@ -236,7 +236,7 @@ fn call_that_is_resumed_is_open_again() {
 #[test]
 fn span_of_a_trace_is_a_cookie() {
     let mut world = World::standard();
-    let span = Some("00f067aa0ba902b7".to_owned());
+    let span = SpanId::parse("00f067aa0ba902b7");
     let call = CallStart { id: "a".to_owned(), span, ..CallStart::default() };
     world.says(ROOT, Said::CallStart(call));
     let parent = |span: &str| format!("TRACEPARENT=00-4bf92f3577b34da6a3ce929d0e0e4736-{span}-01");
@@ -360,7 +360,7 @@ fn what_a_declared_background_call_forks_later_is_its_own() {
     let mut world = claude();
     hook(&mut world, start("a", Some("serve")));
     world.at(2).starts(ROOT, 101, &["bash", "-c", "serve"]);
-    let background = Some("bash_1".to_owned());
+    let background = Some(Background::Task("bash_1".to_owned()));
     let said = Said::CallEnd { id: "a".to_owned(), status: CallStatus::Ok, background };
     hook(world.at(3), said);
     world.at(9_000).starts(101, 102, &["worker"]);

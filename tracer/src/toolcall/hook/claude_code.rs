@@ -16,7 +16,7 @@ use super::{
     Heard, Occasion,
     input::{Input, Object, call_end, calls_end, task},
 };
-use crate::toolcall::message::{Background, Body, Status, is_id};
+use crate::lineage::{Background, CallStatus, Said, is_id};
 
 /// Tools whose `command` is an argument of a shell.
 const SHELLS: [&str; 3] = ["Bash", "Monitor", "PowerShell"];
@@ -31,14 +31,15 @@ pub(super) fn read(input: &Input<'_>) -> Heard {
         Some("PreToolUse") => start(input),
         Some("PostToolUse") => {
             let interrupted = input.tool_response().is_true("interrupted");
-            let status = if interrupted { Status::Cancelled } else { Status::Ok };
+            let status = if interrupted { CallStatus::Cancelled } else { CallStatus::Ok };
             end(input, status, background(input)).at(call(input, "PostToolUse"))
         }
         Some("PostToolUseFailure") => {
-            let status = if input.is_interrupt() { Status::Cancelled } else { Status::Error };
+            let status =
+                if input.is_interrupt() { CallStatus::Cancelled } else { CallStatus::Error };
             end(input, status, None).at(call(input, "PostToolUseFailure"))
         }
-        Some("PermissionDenied") => end(input, Status::Cancelled, None),
+        Some("PermissionDenied") => end(input, CallStatus::Cancelled, None),
         Some("PostToolBatch") => Heard::of(input.tool_calls().iter().filter_map(end_of_batch)),
         Some("Stop") => stop(input),
         Some("SessionEnd") => Heard::of([calls_end()]),
@@ -61,7 +62,7 @@ fn start(input: &Input<'_>) -> Heard {
     Heard::of([input.call_start(id, shell, declared(input))])
 }
 
-fn end(input: &Input<'_>, status: Status, background: Option<Background>) -> Heard {
+fn end(input: &Input<'_>, status: CallStatus, background: Option<Background>) -> Heard {
     Heard::of(input.call_id().map(|id| call_end(id, status, background)))
 }
 
@@ -88,9 +89,9 @@ fn background(input: &Input<'_>) -> Option<Background> {
 
 /// A call that is over. One that has not ended by now, as told by another hook, never will: a call
 /// ends once, and how is what was said first.
-fn end_of_batch(one: &Object<'_>) -> Option<Body> {
+fn end_of_batch(one: &Object<'_>) -> Option<Said> {
     let id = one.text("tool_use_id").filter(|id| is_id(id))?;
-    Some(call_end(id, Status::Cancelled, None))
+    Some(call_end(id, CallStatus::Cancelled, None))
 }
 
 fn stop(input: &Input<'_>) -> Heard {
@@ -106,9 +107,9 @@ fn stop(input: &Input<'_>) -> Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::toolcall::{
-        hook::{Agent, open_calls::Fake, read},
-        message::CallStart,
+    use crate::{
+        lineage::CallStart,
+        toolcall::hook::{Agent, open_calls::Fake, read},
     };
 
     fn heard(fields: &Value) -> Heard {
@@ -120,7 +121,7 @@ mod tests {
         read(Agent::ClaudeCode, all.to_string().as_bytes(), &mut Fake::default()).unwrap()
     }
 
-    fn ended(status: Status, background: Option<Background>) -> Vec<Body> {
+    fn ended(status: CallStatus, background: Option<Background>) -> Vec<Said> {
         vec![call_end("toolu_1".to_owned(), status, background)]
     }
 
@@ -144,15 +145,15 @@ mod tests {
             span: None,
             background: None,
         };
-        let bodies = vec![Body::CallStart(start)];
-        assert_eq!(heard, Heard { session: Some("6f2c".to_owned()), bodies, occasion: None });
+        let said = vec![Said::CallStart(start)];
+        assert_eq!(heard, Heard { session: Some("6f2c".to_owned()), said, occasion: None });
     }
 
     #[test]
     fn background_is_declared_from_the_start() {
         let heard =
             bash("PreToolUse", &json!({"command": "x", "run_in_background": true}), &json!({}));
-        let [Body::CallStart(start)] = &heard.bodies[..] else { panic!("{heard:?}") };
+        let [Said::CallStart(start)] = &heard.said[..] else { panic!("{heard:?}") };
         assert_eq!(start.background, Some(Background::Unnamed));
     }
 
@@ -164,18 +165,18 @@ mod tests {
             &input,
             &json!({"tool_response": {"stdout": "", "interrupted": false}}),
         );
-        assert_eq!(ok.bodies, ended(Status::Ok, None));
+        assert_eq!(ok.said, ended(CallStatus::Ok, None));
         assert_eq!(ok.occasion, Some(Occasion::Call("PostToolUse")));
         let interrupted =
             bash("PostToolUse", &input, &json!({"tool_response": {"interrupted": true}}));
-        assert_eq!(interrupted.bodies, ended(Status::Cancelled, None));
+        assert_eq!(interrupted.said, ended(CallStatus::Cancelled, None));
         let failed = bash("PostToolUseFailure", &input, &json!({"error": "exit 1"}));
-        assert_eq!(failed.bodies, ended(Status::Error, None));
+        assert_eq!(failed.said, ended(CallStatus::Error, None));
         let cancelled =
             bash("PostToolUseFailure", &input, &json!({"error": "", "is_interrupt": true}));
-        assert_eq!(cancelled.bodies, ended(Status::Cancelled, None));
+        assert_eq!(cancelled.said, ended(CallStatus::Cancelled, None));
         let denied = bash("PermissionDenied", &input, &json!({"reason": "no"}));
-        assert_eq!(denied.bodies, ended(Status::Cancelled, None));
+        assert_eq!(denied.said, ended(CallStatus::Cancelled, None));
         assert_eq!(denied.occasion, None);
     }
 
@@ -186,17 +187,17 @@ mod tests {
             &json!({"command": "x"}),
             &json!({"tool_response": {"backgroundTaskId": "b7"}}),
         );
-        assert_eq!(named.bodies, ended(Status::Ok, Some(Background::Task("b7".to_owned()))));
+        assert_eq!(named.said, ended(CallStatus::Ok, Some(Background::Task("b7".to_owned()))));
         let unnamed = bash(
             "PostToolUse",
             &json!({"command": "x", "run_in_background": true}),
             &json!({"tool_response": "started"}),
         );
-        assert_eq!(unnamed.bodies, ended(Status::Ok, Some(Background::Unnamed)));
+        assert_eq!(unnamed.said, ended(CallStatus::Ok, Some(Background::Unnamed)));
         let monitor = heard(&json!({"hook_event_name": "PostToolUse", "tool_name": "Monitor",
             "tool_input": {"command": "tail -f x"}, "tool_use_id": "toolu_1",
             "tool_response": {"taskId": "m1", "timeoutMs": 0}}));
-        assert_eq!(monitor.bodies, ended(Status::Ok, Some(Background::Task("m1".to_owned()))));
+        assert_eq!(monitor.said, ended(CallStatus::Ok, Some(Background::Task("m1".to_owned()))));
     }
 
     #[test]
@@ -206,8 +207,8 @@ mod tests {
             {"tool_name": "Bash", "tool_input": {}, "tool_use_id": "b"},
             {"tool_name": "Bash"}, 7,
         ]}));
-        let ended = ["a", "b"].map(|id| call_end(id.to_owned(), Status::Cancelled, None));
-        assert_eq!(heard.bodies, ended);
+        let ended = ["a", "b"].map(|id| call_end(id.to_owned(), CallStatus::Cancelled, None));
+        assert_eq!(heard.said, ended);
     }
 
     #[test]
@@ -218,13 +219,13 @@ mod tests {
         };
         let shell = json!({"id": "b7", "type": "shell", "status": "running", "command": "x"});
         let subagent = json!({"id": "a1", "type": "subagent", "status": "running"});
-        assert_eq!(stop(json!([])).bodies, [calls_end()]);
-        assert_eq!(stop(json!([shell])).bodies, [calls_end()]);
-        assert_eq!(stop(json!([shell, subagent])).bodies, []);
-        assert_eq!(stop(Value::Null).bodies, [calls_end()]);
+        assert_eq!(stop(json!([])).said, [calls_end()]);
+        assert_eq!(stop(json!([shell])).said, [calls_end()]);
+        assert_eq!(stop(json!([shell, subagent])).said, []);
+        assert_eq!(stop(Value::Null).said, [calls_end()]);
         assert_eq!(stop(json!([])).occasion, Some(Occasion::Stop));
         let end = heard(&json!({"hook_event_name": "SessionEnd", "reason": "other"}));
-        assert_eq!(end.bodies, [calls_end()]);
+        assert_eq!(end.said, [calls_end()]);
     }
 
     #[test]
@@ -234,7 +235,7 @@ mod tests {
         let subagent = bash("PostToolUse", &json!({}), &json!({"agent_id": "a1"}));
         assert_eq!(subagent.occasion, None);
         let end = heard(&json!({"hook_event_name": "SubagentStop", "agent_id": "a1"}));
-        assert_eq!((end.bodies, end.occasion), (vec![], None));
+        assert_eq!((end.said, end.occasion), (vec![], None));
     }
 
     #[test]

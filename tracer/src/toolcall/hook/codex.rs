@@ -15,7 +15,7 @@ use super::{
     Heard, Occasion, claude_code,
     input::{Input, call_end, calls_end},
 };
-use crate::toolcall::message::Status;
+use crate::lineage::CallStatus;
 
 /// The tool whose `command` is an argument of a shell.
 const SHELL: &str = "Bash";
@@ -29,7 +29,7 @@ pub(super) fn read(input: &Input<'_>) -> Heard {
         }
         Some("PostToolUse") => {
             let occasion = (!input.is_of_subagent()).then_some(Occasion::Call("PostToolUse"));
-            Heard::of(id.map(|id| call_end(id, Status::Ok, None))).at(occasion)
+            Heard::of(id.map(|id| call_end(id, CallStatus::Ok, None))).at(occasion)
         }
         Some("Stop") => {
             let occasion = (!input.is_stop_hook_active()).then_some(Occasion::Stop);
@@ -50,9 +50,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::toolcall::{
-        hook::{Agent, open_calls::Fake, read},
-        message::Body,
+    use crate::{
+        lineage::Said,
+        toolcall::hook::{Agent, open_calls::Fake, read},
     };
 
     fn heard(fields: &Value) -> Heard {
@@ -70,18 +70,18 @@ mod tests {
     #[test]
     fn call_begins_and_ends() {
         let start = tool("PreToolUse", "Bash");
-        let [Body::CallStart(call)] = &start.bodies[..] else { panic!("{start:?}") };
+        let [Said::CallStart(call)] = &start.said[..] else { panic!("{start:?}") };
         assert_eq!((call.id.as_str(), call.command.as_deref()), ("call_1", Some("make")));
         assert_eq!(start.session.as_deref(), Some("0199"));
         let end = tool("PostToolUse", "Bash");
-        assert_eq!(end.bodies, [call_end("call_1".to_owned(), Status::Ok, None)]);
+        assert_eq!(end.said, [call_end("call_1".to_owned(), CallStatus::Ok, None)]);
         assert_eq!(end.occasion, Some(Occasion::Call("PostToolUse")));
     }
 
     #[test]
     fn patch_is_no_shell_command() {
         let start = tool("PreToolUse", "apply_patch");
-        let [Body::CallStart(call)] = &start.bodies[..] else { panic!("{start:?}") };
+        let [Said::CallStart(call)] = &start.said[..] else { panic!("{start:?}") };
         assert_eq!((call.command.as_deref(), call.summary.as_deref()), (None, None));
     }
 
@@ -89,10 +89,10 @@ mod tests {
     fn everything_ends_with_the_turn() {
         for event in ["Stop", "Interrupt", "SessionEnd"] {
             let end = heard(&json!({"hook_event_name": event, "stop_hook_active": false}));
-            assert_eq!(end.bodies, [calls_end()], "{event}");
+            assert_eq!(end.said, [calls_end()], "{event}");
             assert_eq!(end.occasion, (event == "Stop").then_some(Occasion::Stop), "{event}");
         }
         let again = heard(&json!({"hook_event_name": "Stop", "stop_hook_active": true}));
-        assert_eq!((again.bodies, again.occasion), (vec![calls_end()], None));
+        assert_eq!((again.said, again.occasion), (vec![calls_end()], None));
     }
 }

@@ -18,7 +18,7 @@ use super::{
     input::{Input, call_end, calls_end},
     open_calls::{CallKey, OpenCalls},
 };
-use crate::toolcall::message::{Background, Status};
+use crate::lineage::{Background, CallStatus};
 
 /// The tool whose `command` is an argument of a shell.
 const SHELL: &str = "run_shell_command";
@@ -36,7 +36,7 @@ pub(super) fn read(input: &Input<'_>, open: &mut dyn OpenCalls) -> Heard {
         }
         (Some("AfterTool"), Some(key)) => {
             let failed = input.tool_response().has("error");
-            let status = if failed { Status::Error } else { Status::Ok };
+            let status = if failed { CallStatus::Error } else { CallStatus::Ok };
             let ended = open.end(&session, key).map(|id| call_end(id, status, background()));
             Heard::of(ended).at(Some(Occasion::Call("AfterTool")))
         }
@@ -65,9 +65,9 @@ pub(super) fn answer(occasion: Occasion, text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::toolcall::{
-        hook::{Agent, open_calls::Fake, read},
-        message::Body,
+    use crate::{
+        lineage::Said,
+        toolcall::hook::{Agent, open_calls::Fake, read},
     };
 
     fn heard(open: &mut Fake, fields: &Value) -> Heard {
@@ -83,8 +83,8 @@ mod tests {
             &json!({"hook_event_name": "BeforeTool", "tool_name": SHELL,
                 "tool_input": {"command": command}}),
         );
-        match &heard.bodies[..] {
-            [Body::CallStart(start)] => {
+        match &heard.said[..] {
+            [Said::CallStart(start)] => {
                 assert_eq!(start.command.as_deref(), Some(command));
                 start.id.clone()
             }
@@ -92,10 +92,10 @@ mod tests {
         }
     }
 
-    fn after(open: &mut Fake, command: &str, response: &Value) -> Vec<Body> {
+    fn after(open: &mut Fake, command: &str, response: &Value) -> Vec<Said> {
         let event = json!({"hook_event_name": "AfterTool", "tool_name": SHELL,
             "tool_input": {"command": command}, "tool_response": response});
-        heard(open, &event).bodies
+        heard(open, &event).said
     }
 
     #[test]
@@ -103,12 +103,12 @@ mod tests {
         let open = &mut Fake::default();
         let (make, test) = (before(open, "make"), before(open, "make test"));
         let fine = json!({"llmContent": "x"});
-        assert_eq!(after(open, "make", &fine), [call_end(make.clone(), Status::Ok, None)]);
+        assert_eq!(after(open, "make", &fine), [call_end(make.clone(), CallStatus::Ok, None)]);
         let again = before(open, "make");
         assert_ne!(again, make);
         let failed = json!({"error": {"message": "x"}});
-        assert_eq!(after(open, "make test", &failed), [call_end(test, Status::Error, None)]);
-        assert_eq!(after(open, "make", &fine), [call_end(again, Status::Ok, None)]);
+        assert_eq!(after(open, "make test", &failed), [call_end(test, CallStatus::Error, None)]);
+        assert_eq!(after(open, "make", &fine), [call_end(again, CallStatus::Ok, None)]);
         assert_eq!(after(open, "make", &fine), []);
     }
 
@@ -118,7 +118,7 @@ mod tests {
             let open = &mut Fake::default();
             before(open, "make");
             let end = heard(open, &json!({"hook_event_name": event, "prompt": "x"}));
-            assert_eq!(end.bodies, [calls_end()], "{event}");
+            assert_eq!(end.said, [calls_end()], "{event}");
             assert_eq!(after(open, "make", &json!({})), [], "{event}");
             let stop = (event == "AfterAgent").then_some(Occasion::Stop);
             assert_eq!(end.occasion, stop, "{event}");
@@ -133,10 +133,10 @@ mod tests {
                 "tool_input": {"command": "x", "is_background": true}})
         };
         let start = heard(open, &event("BeforeTool"));
-        let [Body::CallStart(start)] = &start.bodies[..] else { panic!("{start:?}") };
+        let [Said::CallStart(start)] = &start.said[..] else { panic!("{start:?}") };
         assert_eq!(start.background, Some(Background::Unnamed));
         let end = heard(open, &event("AfterTool"));
-        assert!(matches!(&end.bodies[..], [Body::CallEnd { background: Some(_), .. }]), "{end:?}");
+        assert!(matches!(&end.said[..], [Said::CallEnd { background: Some(_), .. }]), "{end:?}");
     }
 
     #[test]

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use crate::toolcall::message::{Background, Body, CallStart, MAX_NAME, Status, cut, is_id};
+use crate::{
+    lineage::{Background, CallStart, CallStatus, Said, is_id},
+    toolcall::message::{MAX_NAME, cut},
+};
 
 /// Longest summary, characters: a line.
 const SUMMARY: usize = 200;
@@ -136,14 +139,14 @@ impl<'a> Input<'a> {
         id: String,
         shell: bool,
         background: Option<Background>,
-    ) -> Body {
+    ) -> Said {
         let input = self.tool_input();
         let command = input.text("command").filter(|_| shell);
         let summary = match &command {
             Some(command) => first_line(command),
             None => TELLING.iter().find_map(|name| first_line(&input.text(name)?)),
         };
-        Body::CallStart(CallStart {
+        Said::CallStart(CallStart {
             id,
             name: self.tool().map(|name| cut(name, MAX_NAME)),
             summary,
@@ -155,21 +158,18 @@ impl<'a> Input<'a> {
 }
 
 /// A call that has ended.
-pub(super) fn call_end(id: String, status: Status, background: Option<Background>) -> Body {
-    Body::CallEnd { id, status, background }
+pub(super) fn call_end(id: String, status: CallStatus, background: Option<Background>) -> Said {
+    Said::CallEnd { id, status, background }
 }
 
 /// The end of all that is open in the session.
-pub(super) fn calls_end() -> Body {
-    Body::CallsEnd { except: Vec::new() }
+pub(super) fn calls_end() -> Said {
+    Said::CallsEnd { except: Vec::new() }
 }
 
 /// Background work of this id, where the agent gave it one.
 pub(super) fn task(id: Option<String>) -> Background {
-    match id {
-        Some(id) if !id.is_empty() => Background::Task(cut(id, MAX_NAME)),
-        _ => Background::Unnamed,
-    }
+    cut(id.unwrap_or_default(), MAX_NAME).into()
 }
 
 /// The first line that says anything, with an ellipsis where there is more.
@@ -191,7 +191,7 @@ mod tests {
         let text = format!(r#"{{"tool_name":"T","tool_input":{tool_input}}}"#);
         let input: Input<'_> = serde_json::from_str(&text).unwrap();
         match input.call_start("a".to_owned(), shell, None) {
-            Body::CallStart(start) => start,
+            Said::CallStart(start) => start,
             other => panic!("{other:?}"),
         }
     }

@@ -20,6 +20,7 @@ pub use open_calls::{CallKey, OpenCallFiles, OpenCalls, runtime_folder};
 pub use tell::sentences;
 
 use super::message::{Body, MAX_NAME, Message, cut};
+use crate::lineage::Said;
 use input::Input;
 
 /// Longest input, bytes. What a tool returned is part of it, a picture too.
@@ -68,7 +69,7 @@ pub struct Heard {
     /// The agent's session.
     pub session: Option<String>,
     /// What to announce, in order.
-    pub bodies: Vec<Body>,
+    pub said: Vec<Said>,
     /// Where the agent would listen to an answer.
     pub occasion: Option<Occasion>,
 }
@@ -83,8 +84,8 @@ pub enum Occasion {
 }
 
 impl Heard {
-    fn of(bodies: impl IntoIterator<Item = Body>) -> Self {
-        Self { bodies: bodies.into_iter().collect(), ..Self::default() }
+    fn of(said: impl IntoIterator<Item = Said>) -> Self {
+        Self { said: said.into_iter().collect(), ..Self::default() }
     }
 
     fn at(self, occasion: Option<Occasion>) -> Self {
@@ -152,7 +153,7 @@ mod tests {
                 r#"{"hook_event_name":"SomethingNew","session_id":"s"}"#,
             ] {
                 let heard = read(agent, text.as_bytes(), &mut open_calls::Fake::default());
-                assert_eq!(heard.unwrap().bodies, [], "{agent:?}: {text}");
+                assert_eq!(heard.unwrap().said, [], "{agent:?}: {text}");
             }
         }
     }
