@@ -47,6 +47,15 @@ fn calls_of_parallel_threads_are_told_apart_by_what_the_forking_thread_announced
 }
 
 #[test]
+fn calls_are_told_apart_in_a_time_namespace() {
+    let run = Run::workload(["parallel-calls", "threads=4", "how=spawn"]).grace("300ms");
+    let finished = run.under(["unshare", "-Tf", "--kill-child", "--boottime", "100000"]).finish();
+    for (id, call) in calls_of_survivors(&finished, 4) {
+        assert_eq!((&call["id"], &call["confidence"]), (&json!(id), &json!("exact")));
+    }
+}
+
+#[test]
 fn calls_of_parallel_threads_are_told_apart_by_their_cookies() {
     let finished = parallel("cookie");
     for (id, call) in calls_of_survivors(&finished, threads()) {

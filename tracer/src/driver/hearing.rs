@@ -37,7 +37,7 @@ impl Hearing {
 
     fn note(&mut self, received: Received) {
         let sent_at = received.sent_at;
-        let at = received.message.at.map(Nanos).filter(|at| *at <= sent_at).unwrap_or(sent_at);
+        let at = received.at.filter(|at| *at <= sent_at).unwrap_or(sent_at);
         // After those of the same time: they come out from the end.
         let place = self.waiting.partition_point(|&(other, _)| other > at);
         self.waiting.insert(place, (at, received));

@@ -152,7 +152,7 @@ pub async fn run<'r>(
     let reader = Reader::start(ring, probes.ring_bytes())?;
     let streams = CommandStreams::of_this_process(&procfs);
     let observers = Observers::start(procfs, streams).map_err(RunError::Looker)?;
-    let listener = Listener::bind().inspect_err(|error| log::warn!("failed to {error}")).ok();
+    let listener = Listener::bind(clock).inspect_err(|error| log::warn!("failed to {error}")).ok();
     probes.arm(INVOCATION)?;
     let socket = listener.as_ref().map(Listener::path);
     let user = options.user.as_ref();

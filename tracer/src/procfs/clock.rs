@@ -32,7 +32,20 @@ impl BootClock {
     #[must_use]
     pub fn now(self) -> Nanos {
         let seen = nanos(clock_gettime(ClockId::Boottime));
-        Nanos(u64::try_from(seen.saturating_sub(self.offset)).unwrap_or(0))
+        self.of_seen(u64::try_from(seen).unwrap_or(0))
+    }
+
+    /// The time that a process in the tracer's time namespace sees as `seen` ns.
+    #[must_use]
+    pub fn of_seen(self, seen: u64) -> Nanos {
+        Nanos(seen.saturating_sub_signed(self.offset))
+    }
+
+    /// The time that was `real` on the realtime clock, as the clocks stand to each other now.
+    #[must_use]
+    pub fn of_realtime(self, real: Timespec) -> Nanos {
+        let since_boot = nanos(real).saturating_sub(self.epoch_offset());
+        Nanos(u64::try_from(since_boot).unwrap_or(0))
     }
 
     /// Realtime minus boottime, ns: added to a [`Nanos`] it gives nanoseconds since the epoch, as

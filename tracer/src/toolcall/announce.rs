@@ -5,15 +5,15 @@ use super::{
     message::{Body, Message},
 };
 use crate::{
-    lineage::{Announcement, CallStart, Nanos, Said},
+    lineage::{Announcement, CallStart, Said},
     redact::Redactor,
 };
 
 /// What a message announces, without the secrets in its texts; `None`: it asks something.
 #[must_use]
 pub fn announcement(received: &Received, redactor: &Redactor) -> Option<Announcement> {
-    let Received { sender, sent_at, message, from: _ } = received;
-    let Message { at, agent, pid, session, body } = message.clone();
+    let Received { sender, sent_at, at, message, from: _ } = received;
+    let Message { at: _, agent, pid, session, body } = message.clone();
     let mut said = match body {
         Body::Says(said) => said,
         Body::Findings { tell: _ } => return None,
@@ -24,6 +24,6 @@ pub fn announcement(received: &Received, redactor: &Redactor) -> Option<Announce
             *text = text.take().map(|text| redactor.string(text));
         }
     }
-    let (sender, sent_at) = (*sender, *sent_at);
-    Some(Announcement { sender, sent_at, at: at.map(Nanos), agent, pid, session, said })
+    let (sender, sent_at, at) = (*sender, *sent_at, *at);
+    Some(Announcement { sender, sent_at, at, agent, pid, session, said })
 }

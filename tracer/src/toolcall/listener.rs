@@ -27,12 +27,15 @@ use std::{
     thread,
 };
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    time::Timespec,
+};
 use thiserror::Error;
 use tokio::sync::Notify;
 
 use super::message::{self, MAX_MESSAGE, Message};
-use crate::lineage::Nanos;
+use crate::{lineage::Nanos, procfs::BootClock};
 
 /// Messages of one sender that are taken at once; and a second, on average.
 const BURST: u64 = 20_000;
@@ -42,6 +45,8 @@ const A_SECOND: u64 = 2_000;
 const MOST_SENDERS: usize = 4096;
 /// Messages that wait for the core.
 const MOST_WAITING: usize = 1 << 16;
+/// No datagram is read later than so long after it was sent, ns.
+const LATEST_NANOS: u64 = 60_000_000_000;
 
 /// Why nothing can be listened to. A run goes on without.
 #[derive(Debug, Error)]
@@ -66,6 +71,8 @@ pub struct Received {
     pub sender: u32,
     /// When the kernel took it.
     pub sent_at: Nanos,
+    /// When it happened, as the sender says.
+    pub at: Option<Nanos>,
     /// What it says.
     pub message: Message,
     /// Where an answer goes, if the sender has an address.
@@ -82,7 +89,9 @@ pub struct Listener {
 /// What the thread and the listener's owner both read into.
 #[derive(Debug)]
 struct Shared {
+    /// Nothing waits in it: who reads polls it before, and nobody waits for a peer's queue.
     socket: UnixDatagram,
+    clock: BootClock,
     inbox: Mutex<Inbox>,
     /// There is something in the inbox.
     heard: Notify,
@@ -94,16 +103,18 @@ impl Listener {
     ///
     /// # Errors
     /// There is no place for the socket, or the kernel does not tell who sends.
-    pub fn bind() -> Result<Self, ListenError> {
+    pub fn bind(clock: BootClock) -> Result<Self, ListenError> {
         let (path, socket) = bind()?;
         let shared = Arc::new(Shared {
             socket,
+            clock,
             inbox: Mutex::new(Inbox::default()),
             heard: Notify::new(),
             is_over: AtomicBool::new(false),
         });
         // From here on its end takes the socket away.
         let listener = Self { path, shared };
+        listener.shared.socket.set_nonblocking(true).map_err(ListenError::Socket)?;
         for option in [libc::SO_PASSCRED, libc::SO_TIMESTAMPNS] {
             set(&listener.shared.socket, option).map_err(ListenError::Socket)?;
         }
@@ -135,7 +146,7 @@ impl Listener {
     #[must_use]
     pub fn take(&self) -> Vec<Received> {
         let mut inbox = self.shared.inbox();
-        inbox.empty(&self.shared.socket);
+        inbox.empty(&self.shared);
         std::mem::take(&mut inbox.messages)
     }
 
@@ -148,7 +159,7 @@ impl Listener {
     /// Answers a sender, if it still listens.
     pub fn answer(&self, to: &SocketAddr, answer: &[u8]) {
         // It may be gone, or its queue full: nobody to tell.
-        let _ = send_to(&self.shared.socket, to, answer);
+        let _ = self.shared.socket.send_to_addr(answer, to);
     }
 }
 
@@ -185,7 +196,7 @@ impl Shared {
                 return;
             }
             let mut inbox = self.inbox();
-            inbox.empty(&self.socket);
+            inbox.empty(self);
             if !inbox.messages.is_empty() {
                 self.heard.notify_one();
             }
@@ -280,17 +291,6 @@ fn set(socket: &UnixDatagram, option: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn send_to(socket: &UnixDatagram, to: &SocketAddr, bytes: &[u8]) -> io::Result<()> {
-    use rustix::net::{SendFlags, SocketAddrUnix, sendto};
-    let to = match (to.as_pathname(), to.as_abstract_name()) {
-        (Some(path), _) => SocketAddrUnix::new(path)?,
-        (_, Some(name)) => SocketAddrUnix::new_abstract_name(name)?,
-        _ => return Ok(()),
-    };
-    sendto(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL, &to)?;
-    Ok(())
-}
-
 /// What was read from the socket and not taken yet.
 #[derive(Debug, Default)]
 struct Inbox {
@@ -303,13 +303,13 @@ struct Inbox {
 
 impl Inbox {
     /// Reads everything that is in the socket now.
-    fn empty(&mut self, socket: &UnixDatagram) {
+    fn empty(&mut self, Shared { socket, clock, .. }: &Shared) {
         // One more than a message may have, so that a longer one is known.
         self.buffer.resize(MAX_MESSAGE + 1, 0);
         // Not for ever, whoever floods it.
         for _ in 0..MOST_WAITING {
             match receive(socket, &mut self.buffer) {
-                Ok(datagram) => self.take(datagram),
+                Ok(datagram) => self.take(datagram, *clock),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -320,7 +320,8 @@ impl Inbox {
         }
     }
 
-    fn take(&mut self, (len, sender, sent_at, from): Datagram) {
+    fn take(&mut self, (len, sender, stamp, from): Datagram, clock: BootClock) {
+        let sent_at = sent_at(clock, stamp);
         if !self.may_send(sender, sent_at) {
             self.refused += 1;
             return;
@@ -336,7 +337,9 @@ impl Inbox {
             }
         };
         if self.messages.len() < MOST_WAITING {
-            self.messages.push(Received { sender, sent_at, message, from });
+            // In the tracer's time namespace, as nearly everybody is.
+            let at = message.at.map(|at| clock.of_seen(at));
+            self.messages.push(Received { sender, sent_at, at, message, from });
         } else {
             self.refused += 1;
         }
@@ -362,9 +365,9 @@ impl Inbox {
     }
 }
 
-/// A datagram's length, or more than [`MAX_MESSAGE`]; its sender; when it was sent; its sender's
-/// address.
-type Datagram = (usize, u32, Nanos, Option<SocketAddr>);
+/// A datagram's length, or more than [`MAX_MESSAGE`]; its sender; the real time when it was sent; its
+/// sender's address.
+type Datagram = (usize, u32, Option<libc::timespec>, Option<SocketAddr>);
 
 /// Reads one datagram, with what the kernel says of it (`unix(7)`, `socket(7)`).
 fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<Datagram> {
@@ -383,15 +386,9 @@ fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<Datagram> {
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = control.0.len();
     // SAFETY: every pointer in the header is valid for the lengths beside it.
-    let len = unsafe {
-        libc::recvmsg(
-            socket.as_raw_fd(),
-            &raw mut header,
-            libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT,
-        )
-    };
+    let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
     let Ok(len) = usize::try_from(len) else { return Err(io::Error::last_os_error()) };
-    let (mut sender, mut sent) = (0, None);
+    let (mut sender, mut stamp) = (0, None);
     // SAFETY: the kernel filled the control buffer to the length that the header says now.
     let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
     while !message.is_null() {
@@ -407,7 +404,7 @@ fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<Datagram> {
             }
             (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
                 // SAFETY: the kernel wrote a timespec there, at whatever alignment.
-                sent = Some(unsafe { body.cast::<libc::timespec>().read_unaligned() });
+                stamp = Some(unsafe { body.cast::<libc::timespec>().read_unaligned() });
             }
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
                 let len = told.cmsg_len.saturating_sub(size_of::<libc::cmsghdr>());
@@ -425,27 +422,21 @@ fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<Datagram> {
         // SAFETY: the header is the one that recvmsg filled.
         message = unsafe { libc::CMSG_NXTHDR(&raw const header, message) };
     }
-    let sent_at = boot_time(sent);
     // SAFETY: zeroed before, and the kernel wrote no more than its size.
     let address = unsafe { address.assume_init() };
     let from = address_of(&address, header.msg_namelen);
     let whole = header.msg_flags & libc::MSG_TRUNC == 0;
-    Ok((if whole { len } else { MAX_MESSAGE + 1 }, sender, sent_at, from))
+    Ok((if whole { len } else { MAX_MESSAGE + 1 }, sender, stamp, from))
 }
 
-/// The boot time at this real time; now where it is not known.
-fn boot_time(real: Option<libc::timespec>) -> Nanos {
-    use rustix::time::{ClockId, Timespec, clock_gettime};
-    let nanos =
-        |time: Timespec| time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec);
-    let boot = nanos(clock_gettime(ClockId::Boottime));
-    let real_now = nanos(clock_gettime(ClockId::Realtime));
-    let ago = real.map_or(0, |sent| {
-        let sent = sent.tv_sec.saturating_mul(1_000_000_000).saturating_add(sent.tv_nsec);
+/// When the kernel took a datagram; now where that is not known.
+fn sent_at(clock: BootClock, stamp: Option<libc::timespec>) -> Nanos {
+    let now = clock.now();
+    stamp.map_or(now, |libc::timespec { tv_sec, tv_nsec }| {
+        let sent = clock.of_realtime(Timespec { tv_sec, tv_nsec });
         // A clock that was set in between says nothing.
-        real_now.saturating_sub(sent).clamp(0, 60_000_000_000)
-    });
-    Nanos(u64::try_from(boot.saturating_sub(ago)).unwrap_or(0))
+        sent.clamp(Nanos(now.0.saturating_sub(LATEST_NANOS)), now)
+    })
 }
 
 /// A sender's address, if it has one that an answer can go to.
