@@ -16,7 +16,7 @@ use super::{
     announcement::{Announcement, CallStatus, KeptByLease, Said},
     markers::Markers,
     model::{Nanos, ProcessId},
-    rules::AGENT,
+    rules::{AGENT, AgentRule, is_agent_name},
     table::{Entry, Program},
 };
 
@@ -136,6 +136,15 @@ impl Lineage {
         self.generations(id).find_map(|(id, entry)| Some((id, entry.agent?)))
     }
 
+    /// The nearest agent of this name, which the process may be itself, and its invocation.
+    fn agent_named(&self, id: ProcessId, name: &str) -> Option<(ProcessId, InvocationIndex)> {
+        self.generations(id).find_map(|(id, entry)| {
+            let index = entry.agent?;
+            let known = self.invocations.get(index)?;
+            (known.agent.as_deref() == Some(name)).then_some((id, index))
+        })
+    }
+
     /// The invocation that a process belongs to; its own, if it is an agent.
     pub(super) fn invocation_of(&self, id: ProcessId) -> InvocationIndex {
         self.agent_of(id).map_or(InvocationIndex::RUN, |(_, index)| index)
@@ -144,8 +153,7 @@ impl Lineage {
     /// It executed a program, maybe an agent.
     pub(super) fn look_for_agents(&mut self, id: ProcessId, program: &Program) {
         if let Some(rule) = self.rules.agent(program) {
-            let name = self.rules.get(rule).map(|rule| Rc::clone(&rule.name));
-            self.becomes_agent(id, name, Some(rule));
+            self.becomes_agent_of(rule, id);
         } else if let Some(name) = self.agent_in_environment(id) {
             let rule = self.rules.agent_named(&name);
             self.becomes_agent(id, Some(name), rule);
@@ -161,9 +169,7 @@ impl Lineage {
         if above.and_then(|above| above.get(AGENT)) == Some(own) {
             return None;
         }
-        let name = std::str::from_utf8(own).ok()?;
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        (name.len() <= 64 && name.chars().all(is_plain)).then(|| name.into())
+        std::str::from_utf8(own).ok().filter(|name| is_agent_name(name)).map(Into::into)
     }
 
     /// What the environment of a process says of the agent that gave it: its session and version.
@@ -189,8 +195,7 @@ impl Lineage {
         let index = if is_known {
             index
         } else if agent == above || !forker.program.is_shell() {
-            let name = self.rules.get(rule).map(|rule| Rc::clone(&rule.name));
-            match self.becomes_agent(above, name, Some(rule)) {
+            match self.becomes_agent_of(rule, above) {
                 Some(index) => index,
                 None => return,
             }
@@ -206,6 +211,17 @@ impl Lineage {
                 known.version.get_or_insert_with(|| version.into());
             }
         }
+    }
+
+    /// The rule that knows the agent of an invocation.
+    pub(super) fn rule_of(&self, index: InvocationIndex) -> Option<&AgentRule> {
+        self.rules.get(self.invocations.get(index)?.rule?)
+    }
+
+    /// It is the agent that a rule knows.
+    fn becomes_agent_of(&mut self, rule: usize, id: ProcessId) -> Option<InvocationIndex> {
+        let name = Rc::clone(&self.rules.get(rule)?.name);
+        self.becomes_agent(id, Some(name), Some(rule))
     }
 
     /// It is an agent, if it was not. `None`: there is no room for one more.
@@ -317,11 +333,11 @@ impl Lineage {
         agent: Option<&str>,
     ) -> Option<InvocationIndex> {
         let sender = self.sender(sender, sent_at)?;
-        self.generations(sender).find_map(|(_, entry)| {
-            let index = entry.agent?;
-            let name = self.invocations.get(index)?.agent.as_deref();
-            (agent.is_none() || agent == name).then_some(index)
-        })
+        let (_, index) = match agent {
+            Some(name) => self.agent_named(sender, name)?,
+            None => self.agent_of(sender)?,
+        };
+        Some(index)
     }
 
     /// Who had this pid in the tracer's PID namespace then.
@@ -339,7 +355,12 @@ impl Lineage {
         if pids.local == Some(pids.namespace) {
             return self.table.by_local_pid(pid);
         }
-        let level = pids.level;
+        self.ancestor_as_seen_by(viewer, pid)
+    }
+
+    /// Itself or one of its ancestors, by that one's pid in its own PID namespace.
+    fn ancestor_as_seen_by(&self, viewer: ProcessId, pid: u32) -> Option<ProcessId> {
+        let level = self.table.get(viewer)?.pids.level;
         self.generations(viewer)
             .find(|(_, entry)| entry.pids.level == level && entry.pids.namespace == pid)
             .map(|(id, _)| id)
@@ -365,30 +386,18 @@ impl Lineage {
         pid: Option<u32>,
     ) -> Option<(ProcessId, InvocationIndex)> {
         if let Some(name) = agent {
-            let found = self.generations(sender).find_map(|(id, entry)| {
-                let index = entry.agent?;
-                let known = self.invocations.get(index)?;
-                (known.agent.as_deref() == Some(name)).then_some((id, index))
-            });
-            if let Some(found) = found {
+            if let Some(found) = self.agent_named(sender, name) {
                 return Some(found);
             }
             // No rule knew it by its program. A hook is started by a shell, that by the agent.
             let rule = self.rules.agent_named(name)?;
             let (id, _) =
                 self.generations(sender).skip(1).find(|(_, entry)| !entry.program.is_shell())?;
-            let name = self.rules.get(rule).map(|rule| Rc::clone(&rule.name));
-            return Some((id, self.becomes_agent(id, name, Some(rule))?));
+            return Some((id, self.becomes_agent_of(rule, id)?));
         }
         let speaker = match pid {
             None => sender,
-            Some(pid) => {
-                let level = self.table.get(sender)?.pids.level;
-                let (id, _) = self
-                    .generations(sender)
-                    .find(|(_, entry)| entry.pids.level == level && entry.pids.namespace == pid)?;
-                id
-            }
+            Some(pid) => self.ancestor_as_seen_by(sender, pid)?,
         };
         if let Some(index) = self.table.get(speaker)?.agent {
             return Some((speaker, index));

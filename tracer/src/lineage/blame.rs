@@ -157,7 +157,7 @@ impl Lineage {
             let forked = Nanos(process.start);
             // A shell that the agent writes its commands to serves one call after the other.
             let is_shared_shell =
-                link + 2 == chain.len() && first_program(forker).is_shell_on_its_input();
+                link + 2 == chain.len() && forker.first_program().is_shell_on_its_input();
             if void.is_none() && (forker.is(SPAWNER) || is_shared_shell) {
                 void = Some(link);
             }
@@ -244,8 +244,8 @@ impl Lineage {
         let top = chain.len() - 1;
         let link = void.unwrap_or(top);
         let Some(&(process, entry)) = chain.get(link) else { return Err(Vec::new()) };
-        let rule = self.invocations.get(index).and_then(|own| self.rules.get(own.rule?));
-        let program = first_program(entry);
+        let rule = self.rule_of(index);
+        let program = entry.first_program();
         let shows_its_command = void.is_none() && entry.is(EXECED) && !program.truncated;
         let may_be = |call: &Call| call.command.is_none() || !shows_its_command;
         if shows_its_command {
@@ -343,8 +343,7 @@ impl Lineage {
         }
         let at = Nanos(id.start);
         let open = self.calls.open_now(index).filter(|(_, call)| call.is_open_at(at));
-        let rule = self.invocations.get(index).and_then(|own| self.rules.get(own.rule?));
-        let is_embedded = rule.is_some_and(|rule| rule.embeds_command);
+        let is_embedded = self.rule_of(index).is_some_and(|rule| rule.embeds_command);
         match longest_carried(&program.args, is_embedded, open).as_slice() {
             &[call] => Some(call),
             _ => None,
@@ -365,11 +364,6 @@ fn longest_carried<'a>(
     let longest = carried.iter().map(|(_, command)| command.len()).max();
     let longest = carried.into_iter().filter(|(_, command)| Some(command.len()) == longest);
     longest.map(|(index, _)| index).collect()
-}
-
-/// What it executed first of all since it was forked.
-fn first_program(entry: &Entry) -> &Program {
-    entry.launched.as_deref().unwrap_or(&entry.program)
 }
 
 /// Whether arguments hold the text of a command: as one of them, as the word after `eval` in one that

@@ -24,6 +24,12 @@ pub(crate) const TRACEPARENT: &[u8] = b"TRACEPARENT";
 /// Longest name of an agent.
 const MAX_NAME: usize = 64;
 
+/// Whether an agent can be called this: something that can be shown anywhere.
+pub(crate) fn is_agent_name(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_plain)
+}
+
 /// Why rules cannot be used.
 #[derive(Debug, Error)]
 pub enum RulesError {
@@ -315,8 +321,7 @@ fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
         only_commands,
         embeds_command,
     } = entry;
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_plain) {
+    if !is_agent_name(&name) {
         return Err(RulesError::Name(name));
     }
     Ok(AgentRule {

@@ -251,6 +251,11 @@ impl Entry {
         self.end.is_none()
     }
 
+    /// What it executed first of all since it was forked.
+    pub(crate) fn first_program(&self) -> &Program {
+        self.launched.as_deref().unwrap_or(&self.program)
+    }
+
     /// Whether a flag is set.
     pub(crate) fn is(&self, flag: u16) -> bool {
         self.flags & flag != 0

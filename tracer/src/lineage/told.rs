@@ -68,7 +68,7 @@ impl Lineage {
 
     fn direct_child(&self, id: ProcessId) -> Option<DirectChild> {
         let entry = self.table.get(id)?;
-        let program = entry.launched.as_deref().unwrap_or(&entry.program);
+        let program = entry.first_program();
         Some(DirectChild {
             pid: entry.pids.shown(),
             name: program.name().to_vec(),
