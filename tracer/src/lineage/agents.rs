@@ -59,6 +59,13 @@ pub(crate) struct Invocation {
     pub(crate) speaks: bool,
 }
 
+impl Invocation {
+    /// Whether no rule knows it, and it announced nothing: of a command, not of an agent.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.agent.is_none() && !self.speaks
+    }
+}
+
 /// All invocations of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Invocations(Vec<Invocation>);
@@ -96,16 +103,6 @@ impl Invocations {
         });
         Some(index)
     }
-}
-
-/// Announcements of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Heard {
-    pub(crate) taken: u64,
-    /// Not the sender's to say.
-    pub(crate) foreign: u64,
-    /// Malformed, or too many.
-    pub(crate) refused: u64,
 }
 
 impl Lineage {
@@ -233,11 +230,10 @@ impl Lineage {
     ) -> Option<InvocationIndex> {
         let (nearest, around) = self.agent_of(id)?;
         let known = self.invocations.get(around)?;
-        let is_anonymous = known.agent.is_none() && !known.speaks;
         let same = known.rule == rule && known.agent == name;
         let forker = self.table.get(id).map(|entry| entry.forker);
         // It is one already, or a launcher started what it is a launcher of.
-        let joins = nearest == id && (same || is_anonymous)
+        let joins = nearest == id && (same || known.is_anonymous())
             || forker == Some(nearest) && same && name.is_some();
         let index = if joins { around } else { self.invocations.open(Some(around), id)? };
         self.table.get_mut(id)?.agent = Some(index);
@@ -257,10 +253,10 @@ impl Lineage {
             Some((sender, speaker, index))
         });
         let Some((sender, speaker, index)) = speaker else {
-            self.heard.foreign += 1;
+            self.drop_announcements(1);
             return;
         };
-        self.heard.taken += 1;
+        self.stats.announcements += 1;
         if let Some(invocation) = self.invocations.get_mut(index) {
             invocation.speaks = true;
             if let Some(session) = &session {
@@ -317,11 +313,17 @@ impl Lineage {
                     if let Some(kept) = kept.filter(|&kept| self.is_within(kept, index)) {
                         self.leases.keep_process(kept, sent_at, ttl, reason);
                     } else {
-                        self.heard.foreign += 1;
+                        self.drop_announcements(1);
                     }
                 }
             },
         }
+    }
+
+    /// Counts announcements that are not taken.
+    pub(super) fn drop_announcements(&mut self, number: u64) {
+        let dropped = &mut self.stats.announcements_dropped;
+        *dropped = dropped.saturating_add(number);
     }
 
     /// The invocation that a question is about: that of the asker's nearest agent, or of the nearest

@@ -124,7 +124,7 @@ pub enum Event<'a> {
     },
     /// Somebody said something about tool calls.
     Announced(Box<Announcement>),
-    /// So many announcements were malformed or too many, all in all.
+    /// So many more announcements were malformed or too many.
     AnnouncementsRefused(u64),
     /// A process outside the invocation that could adopt an orphan of it: an ancestor of the
     /// tracer.

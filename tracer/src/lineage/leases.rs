@@ -3,6 +3,7 @@
 use hashbrown::HashMap;
 
 use super::{
+    Lineage,
     calls::CallIndex,
     model::{Nanos, ProcessId},
 };
@@ -38,12 +39,18 @@ impl Leases {
             self.processes.insert(id, lease(at, ttl, reason));
         }
     }
+}
 
+impl Lineage {
     /// The lease that a process has at this time, of its own or by its call.
-    pub(crate) fn of(&self, id: ProcessId, call: Option<CallIndex>, now: Nanos) -> Option<&Lease> {
-        let own = self.processes.get(&id);
-        let by_call = || call.and_then(|call| self.calls.get(&call));
-        own.or_else(by_call).filter(|lease| now < lease.until)
+    pub(super) fn lease_of(&self, id: ProcessId, now: Nanos) -> Option<&Lease> {
+        let Leases { calls, processes } = &self.leases;
+        let by_call = || {
+            // Whose call it was takes long to find out, and mostly nothing is kept.
+            let call = if calls.is_empty() { None } else { self.blame(id).call };
+            calls.get(&call?)
+        };
+        processes.get(&id).or_else(by_call).filter(|lease| now < lease.until)
     }
 }
 

@@ -50,7 +50,7 @@ pub use outcome::{DEFAULT_FAIL_ON, Policy};
 pub use recover::Reading;
 pub use rules::{BUILT_IN, Rules, RulesError};
 
-use agents::{Heard, Invocations};
+use agents::Invocations;
 use calls::Calls;
 use findings::Findings;
 use leases::Leases;
@@ -128,7 +128,6 @@ pub struct Lineage {
     invocations: Invocations,
     calls: Calls,
     leases: Leases,
-    heard: Heard,
     /// Tool calls that have ended, by the time when what they left has outlived them.
     overdue: VecDeque<(Nanos, Overdue)>,
     findings: Findings,
@@ -177,7 +176,6 @@ impl Lineage {
             invocations: Invocations::default(),
             calls: Calls::default(),
             leases: Leases::default(),
-            heard: Heard::default(),
             overdue: VecDeque::new(),
             findings: Findings::default(),
             bystanders: Vec::new(),
@@ -236,7 +234,7 @@ impl Lineage {
             }
             Event::Sampled { at, blocked } => self.sampled(at, &blocked),
             Event::Announced(announcement) => self.announced(*announcement),
-            Event::AnnouncementsRefused(refused) => self.heard.refused = refused,
+            Event::AnnouncementsRefused(refused) => self.drop_announcements(refused),
             Event::Bystander { pid, start_ticks, name } => {
                 self.bystanders.push(Bystander { pid, start_ticks, name: name.into() });
             }

@@ -9,7 +9,7 @@ use super::{
     findings::{Alike, Record},
     model::{
         Adopter, Ancestor, Exit, Finding, FindingKind, FindingState, Invocation, Kept, Nanos,
-        Outcome, Parent, Process, ProcessId, Sender, Stats, Verdict, Waits,
+        Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
     },
     recover::Gap,
     table::{Entry, OOM, Reap},
@@ -60,8 +60,7 @@ impl Lineage {
         for record in self.findings.in_order() {
             let Some(mut finding) = self.finding(record, now) else { continue };
             let lease = || {
-                let call = self.blame(record.process).call;
-                let lease = self.leases.of(record.process, call, now)?;
+                let lease = self.lease_of(record.process, now)?;
                 Some(format!("lease: {}", lease.reason))
             };
             if let Some(rule) = (policy.allow)(&finding.process).or_else(lease) {
@@ -100,11 +99,7 @@ impl Lineage {
             agents: self.nested_agents(),
             findings,
             kept,
-            stats: Stats {
-                announcements: self.heard.taken,
-                announcements_dropped: self.heard.foreign + self.heard.refused,
-                ..self.stats
-            },
+            stats: self.stats,
             notes: self.notes(gap, policy.strict, beyond),
             judged_at: now,
             epoch_offset,
@@ -123,15 +118,16 @@ impl Lineage {
         now: Nanos,
     ) -> Vec<(u64, Finding)> {
         let Some(invocation) = self.asked_about(sender, sent_at, agent) else { return Vec::new() };
+        let is_held_against_it = |id| {
+            let blame = self.blame(id);
+            let call = blame.call.filter(|_| blame.is_sure());
+            call.and_then(|call| self.calls.get(call))
+                .is_some_and(|call| call.invocation == invocation && call.background.is_none())
+        };
         let records = self.findings.in_order().into_iter().filter(|record| {
-            let blame = self.blame(record.process);
             record.state == FindingState::Open
-                && blame.is_sure()
-                && blame
-                    .call
-                    .and_then(|call| self.calls.get(call))
-                    .is_some_and(|call| call.invocation == invocation && call.background.is_none())
-                && self.leases.of(record.process, blame.call, now).is_none()
+                && is_held_against_it(record.process)
+                && self.lease_of(record.process, now).is_none()
         });
         records.filter_map(|record| Some((record.number, self.finding(record, now)?))).collect()
     }

@@ -4,7 +4,7 @@ use hashbrown::HashMap;
 
 use super::{
     Lineage,
-    agents::InvocationIndex,
+    agents::{Invocation, InvocationIndex},
     calls::CallIndex,
     model::{Agent, Attribution, Confidence, DirectChild, Finding, Nanos, ProcessId, ToolCall},
     outcome::split_args,
@@ -14,7 +14,7 @@ impl Lineage {
     /// An invocation's agent; `None` for a command that no rule knows and that announced nothing.
     pub(super) fn agent_told(&self, index: InvocationIndex) -> Option<Agent> {
         let own = self.invocations.get(index)?;
-        if own.agent.is_none() && !own.speaks {
+        if own.is_anonymous() {
             return None;
         }
         let parent = own.parent.and_then(|parent| self.invocations.get(parent));
@@ -38,8 +38,9 @@ impl Lineage {
     pub(super) fn attribution(&self, id: ProcessId) -> Option<Attribution> {
         let blame = self.blame(id);
         let top = blame.top?;
-        let is_agents = self.agent_told(blame.invocation).is_some();
-        if !is_agents && blame.call.is_none() && blame.candidates.is_empty() {
+        let own = self.invocations.get(blame.invocation);
+        let is_anonymous = own.is_none_or(Invocation::is_anonymous);
+        if is_anonymous && blame.call.is_none() && blame.candidates.is_empty() {
             return None;
         }
         let child = self.direct_child(top);

@@ -418,7 +418,7 @@ fn strangers_and_wrong_claims_are_dropped() {
     world.says_for(101, Some("no-such-agent"), None, start("w", None));
     // A lease for what another started.
     world.says(101, Said::Keep { ttl: 9, reason: String::new(), what: KeptByLease::Process(ROOT) });
-    assert_eq!(world.lineage.heard.foreign, 5);
+    assert_eq!(world.lineage.stats.announcements_dropped, 5);
     assert_eq!(world.lineage.calls.iter().count(), 0);
 }
 
