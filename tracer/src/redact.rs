@@ -28,7 +28,7 @@ pub struct PatternError {
 }
 
 /// Leaves out secrets.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Redactor {
     patterns: Vec<Regex>,
     /// An option or header whose value is the next argument.

@@ -56,7 +56,7 @@ use crate::{
 };
 
 /// What to run.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RunOptions {
     /// COMMAND and its arguments; not empty.
     pub command: Vec<OsString>,

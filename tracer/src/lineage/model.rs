@@ -412,20 +412,6 @@ pub enum Source {
     DirectChild,
 }
 
-impl Source {
-    /// As contracts spell it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cookie => "cookie",
-            Self::Announcement => "announcement",
-            Self::Command => "command",
-            Self::Window => "window",
-            Self::DirectChild => "direct_child",
-        }
-    }
-}
-
 /// An agent's run, as a finding names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Agent {

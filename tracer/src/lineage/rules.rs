@@ -165,7 +165,8 @@ struct Pattern {
     arguments: Vec<GlobMatcher>,
 }
 
-/// All rules.
+/// All rules; by default there are none.
+#[derive(Default)]
 pub struct Rules {
     text: Vec<String>,
     agents: Vec<AgentRule>,
@@ -196,13 +197,7 @@ impl Rules {
     /// # Errors
     /// One of them is no TOML of rules.
     pub fn of(texts: Vec<String>) -> Result<Self, RulesError> {
-        let mut rules = Self {
-            text: Vec::new(),
-            agents: Vec::new(),
-            spawners: Vec::new(),
-            markers: Vec::new(),
-            secrets: Vec::new(),
-        };
+        let mut rules = Self::default();
         for text in &texts {
             let File { agent, spawner, redact } = toml::from_str(text)?;
             rules.secrets.extend(redact.into_iter().map(|entry| entry.pattern));

@@ -124,7 +124,7 @@ impl<R: Read> Reader<R> {
             chain,
             payload: Vec::new(),
             opening: Opening::default(),
-            rules: Rules::built_in(),
+            rules: Rc::default(),
             kind: None,
             recovered: Vec::new(),
         };
