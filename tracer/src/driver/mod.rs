@@ -31,7 +31,6 @@ use recorded::Recorded;
 use signals::{Delivery, Signals};
 
 use crate::{
-    escape,
     kernel::{
         evidence::CommandStreams,
         load::{Counts, LoadError, Probes},
@@ -40,8 +39,7 @@ use crate::{
         ring::{Batch, Reader, ReaderError, Records},
     },
     lineage::{
-        Config, Event, Finding, FindingKind, Life, Lineage, Nanos, Output, ProcessId, Reading,
-        Rules,
+        Config, Event, FindingKind, Life, Lineage, Nanos, Output, ProcessId, Reading, Rules,
     },
     priority,
     procfs::{self, BootClock, Procfs},
@@ -49,7 +47,7 @@ use crate::{
     redact::Redactor,
     toolcall::{
         announce,
-        answer::{Answer, MAX_FINDINGS, Told, ToldCall},
+        answer::{Answer, MAX_FINDINGS, Told},
         listener::{Listener, Received},
         message::Body,
     },
@@ -191,34 +189,6 @@ pub async fn run<'r>(
     };
     driver.watch(signals).await?;
     driver.finish().await
-}
-
-/// A finding as an agent is told of it.
-fn told(number: u64, finding: &Finding) -> Told {
-    let text = |bytes: &[u8]| escape::lossless(bytes);
-    let call = finding.tool_call.as_ref();
-    Told {
-        id: number,
-        kind: finding.kind.as_str().to_owned(),
-        pid: finding.process.pids.shown(),
-        name: text(&finding.process.name),
-        args: finding.process.args.iter().map(|arg| text(arg)).collect(),
-        listening: finding
-            .resources
-            .iter()
-            .flat_map(|held| &held.listening)
-            .map(|address| text(address))
-            .collect(),
-        tool_call: call.and_then(|call| {
-            Some(ToldCall {
-                id: call.id.clone()?,
-                name: call.name.clone(),
-                summary: call.summary.as_deref().map(text),
-                confidence: Some(call.confidence.as_str().to_owned()),
-            })
-        }),
-        seconds: finding.until.since(finding.since).as_secs_f64(),
-    }
 }
 
 /// What a recording of this run begins with.
@@ -402,7 +372,7 @@ impl Driver<'_> {
             // What there is no room for is for the next time.
             self.told.extend(open.iter().take(MAX_FINDINGS).map(|(number, _)| number));
         }
-        let told = open.iter().map(|(number, finding)| told(*number, finding)).collect();
+        let told = open.iter().map(|(number, finding)| Told::of(*number, finding)).collect();
         self.hearing.answer(asked, &Answer::of(told));
     }
 

@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::message::VERSION;
+use crate::{
+    escape::lossless,
+    lineage::{Attribution, Finding},
+};
 
 /// Most findings in one answer.
 pub const MAX_FINDINGS: usize = 16;
@@ -58,6 +62,38 @@ pub struct ToldCall {
     /// How sure that is: `exact`, `strong`, `probable`.
     #[serde(default)]
     pub confidence: Option<String>,
+}
+
+impl Told {
+    /// A finding, as the agent is told of it whose call it is.
+    #[must_use]
+    pub fn of(number: u64, finding: &Finding) -> Self {
+        let Finding { kind, process, resources, tool_call, since, until, .. } = finding;
+        let listening = resources.iter().flat_map(|held| &held.listening);
+        Self {
+            id: number,
+            kind: kind.as_str().to_owned(),
+            pid: process.pids.shown(),
+            name: lossless(&process.name),
+            args: process.args.iter().map(|arg| lossless(arg)).collect(),
+            listening: listening.map(|address| lossless(address)).collect(),
+            tool_call: tool_call.as_ref().and_then(ToldCall::of),
+            seconds: until.since(*since).as_secs_f64(),
+        }
+    }
+}
+
+impl ToldCall {
+    /// `None`: which call it is is not known.
+    fn of(attribution: &Attribution) -> Option<Self> {
+        let Attribution { id, name, summary, confidence, .. } = attribution;
+        Some(Self {
+            id: id.clone()?,
+            name: name.clone(),
+            summary: summary.as_deref().map(lossless),
+            confidence: Some(confidence.as_str().to_owned()),
+        })
+    }
 }
 
 impl Answer {
