@@ -4,20 +4,19 @@
 use std::{
     fs::File,
     io::{self, BufReader, Write as _},
-    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::Value;
 
-use super::exit::Status;
+use super::{exit::Status, replay, shown};
 use crate::{
     escape,
     lineage::{DEFAULT_FAIL_ON, Policy},
-    recording::{self, Ending, Reader, Replayed},
+    recording::{Ending, Replayed},
     report,
 };
 
@@ -93,7 +92,7 @@ impl What {
 pub(super) fn execute(args: &BlameArgs) -> anyhow::Result<Status> {
     let report = match (&args.report, &args.replay) {
         (Some(path), _) => read(path)?,
-        (None, Some(path)) => replay(path)?,
+        (None, Some(path)) => recorded(path)?,
         (None, None) => bail!("--report or --replay is needed"),
     };
     let answer = answer(&report, args.what)?;
@@ -104,10 +103,6 @@ pub(super) fn execute(args: &BlameArgs) -> anyhow::Result<Status> {
     }
     io::stdout().write_all(answer.as_bytes()).context("failed to write to standard output")?;
     Ok(Status::OK)
-}
-
-fn shown(path: &Path) -> String {
-    escape::terminal(path.as_os_str().as_bytes())
 }
 
 fn read(path: &Path) -> anyhow::Result<Value> {
@@ -121,12 +116,8 @@ fn read(path: &Path) -> anyhow::Result<Value> {
 }
 
 /// The report that a recorded run would give.
-fn replay(path: &Path) -> anyhow::Result<Value> {
-    let refused = |error| anyhow!("failed to replay {}: {error}", shown(path));
-    let file = File::open(path).with_context(|| format!("failed to open {}", shown(path)))?;
-    let mut reader = Reader::new(BufReader::new(file)).map_err(refused)?;
-    let Replayed { lineage, ending, ends_early: _ } =
-        recording::replay(&mut reader).map_err(refused)?;
+fn recorded(path: &Path) -> anyhow::Result<Value> {
+    let (reader, Replayed { lineage, ending, ends_early: _ }) = replay::replay(path)?;
     let Ending::Settled(settled) = ending else {
         bail!("failed to blame: the recorded run {} came to no end", shown(path));
     };

@@ -9,6 +9,8 @@ mod record;
 mod replay;
 mod run;
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
@@ -16,6 +18,7 @@ pub use exit::Status;
 pub use hook::run_by_agent;
 
 use crate::{
+    escape,
     kernel::{
         host::HookCheck,
         load::{DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, Probes},
@@ -88,6 +91,11 @@ pub fn in_one_line(error: &anyhow::Error) -> String {
         }
     }
     line
+}
+
+/// A path as messages have it.
+fn shown(path: &Path) -> String {
+    escape::terminal(path.as_os_str().as_encoded_bytes())
 }
 
 /// `tracer doctor`.

@@ -1,6 +1,10 @@
 //! `tracer replay`: judges a recorded run again.
 
-use std::{fs::File, io::BufReader, os::unix::ffi::OsStrExt as _, path::PathBuf};
+use std::{
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
@@ -8,11 +12,9 @@ use clap::Args;
 use super::{
     exit::Status,
     judge::{JudgeArgs, complain},
+    shown,
 };
-use crate::{
-    escape,
-    recording::{self, Ending, Reader, Replayed},
-};
+use crate::recording::{self, Ending, Reader, Replayed};
 
 /// Judge a recorded run again
 ///
@@ -35,15 +37,11 @@ pub(super) struct ReplayArgs {
 /// Runs it all.
 pub(super) fn execute(args: &ReplayArgs) -> anyhow::Result<Status> {
     let judge = args.judge.ready()?;
-    let shown = escape::terminal(args.recording.as_os_str().as_bytes());
-    let file = File::open(&args.recording).with_context(|| format!("failed to open {shown}"))?;
-    let refused = |error| anyhow!("failed to replay {shown}: {error}");
-    let mut reader = Reader::new(BufReader::new(file)).map_err(refused)?;
-    let Replayed { lineage, ending, ends_early } =
-        recording::replay(&mut reader).map_err(refused)?;
+    let (reader, Replayed { lineage, ending, ends_early }) = replay(&args.recording)?;
     if ends_early {
         complain(&format!(
-            "the recording {shown} ends early, at byte {}: judged by what it holds",
+            "the recording {} ends early, at byte {}: judged by what it holds",
+            shown(&args.recording),
             reader.offset()
         ));
     }
@@ -56,4 +54,13 @@ pub(super) fn execute(args: &ReplayArgs) -> anyhow::Result<Status> {
             Ok(Status::of_refusal(status))
         }
     }
+}
+
+/// Replays a recording. Its reader knows how it begins, and where it ends.
+pub(super) fn replay(path: &Path) -> anyhow::Result<(Reader<BufReader<File>>, Replayed)> {
+    let file = File::open(path).with_context(|| format!("failed to open {}", shown(path)))?;
+    let refused = |error| anyhow!("failed to replay {}: {error}", shown(path));
+    let mut reader = Reader::new(BufReader::new(file)).map_err(refused)?;
+    let replayed = recording::replay(&mut reader).map_err(refused)?;
+    Ok((reader, replayed))
 }

@@ -3,7 +3,6 @@
 use std::{
     ffi::OsString,
     fs,
-    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -16,10 +15,10 @@ use super::{
     exit::Status,
     in_one_line,
     judge::{JudgeArgs, complain},
+    shown,
 };
 use crate::{
     driver::{self, CommandError, RunError, RunOptions, Settled, User},
-    escape,
     kernel::{
         host,
         load::{DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, Probes},
@@ -122,7 +121,7 @@ impl RunArgs {
     fn rules(&self) -> anyhow::Result<Rules> {
         let mut texts = vec![BUILT_IN.to_owned()];
         for path in &self.rules {
-            let shown = escape::terminal(path.as_os_str().as_bytes());
+            let shown = shown(path);
             let text = fs::read_to_string(path);
             let text = text.with_context(|| format!("failed to read agent rules from {shown}"))?;
             // Alone, so that an error is known for this file's.

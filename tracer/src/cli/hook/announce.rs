@@ -15,7 +15,7 @@ use rustix::{
 
 use super::AnnounceArgs;
 use crate::{
-    cli::{exit::Status, in_one_line},
+    cli::{exit::Status, in_one_line, shown},
     escape,
     toolcall::{
         SOCKET,
@@ -66,7 +66,7 @@ fn try_announce(agent: Agent, options: &AnnounceArgs) -> anyhow::Result<()> {
     if heard.said.is_empty() && question.is_none() {
         return Ok(());
     }
-    let shown = escape::terminal(socket.as_os_str().as_encoded_bytes());
+    let shown = shown(&socket);
     let speaker = Speaker::connect(&socket, SOCKET_PATIENCE);
     let speaker = speaker.with_context(|| format!("reach a listener at {shown}"))?;
     for said in &heard.said {

@@ -10,8 +10,7 @@ use anyhow::{Context as _, anyhow, bail};
 
 use super::{InstallArgs, PlaceArgs, TellArgs, UninstallArgs};
 use crate::{
-    cli::exit::Status,
-    escape,
+    cli::{exit::Status, shown},
     toolcall::hook::{
         Agent,
         install::{self, Change, Done, Hooks, InstallError, Scope, Target},
@@ -56,7 +55,7 @@ fn preview(hooks: &Hooks, file: &Path) -> anyhow::Result<Status> {
     match install::preview(hooks, file) {
         Ok(text) => say(text.trim_end())?,
         Err(InstallError::Settings { source, .. }) => {
-            let text = format!("tracer: {}: {source}; put this into it by hand", show(file));
+            let text = format!("tracer: {}: {source}; put this into it by hand", shown(file));
             writeln!(io::stderr(), "{text}").context("failed to write to standard error")?;
             say(install::alone(hooks).trim_end())?;
         }
@@ -73,7 +72,7 @@ pub(super) fn uninstall(args: &UninstallArgs) -> anyhow::Result<Status> {
         Target::Opencode => (install::uninstall_plugin(&file), "opencode"),
     };
     let Done { file, change } = done.map_err(|error| failed(&error))?;
-    let file = show(&file);
+    let file = shown(&file);
     match change {
         Change::Nothing => say(&format!("no hooks of tracer for {name} in {file}"))?,
         Change::Removed => say(&format!("removed the hooks for {name} with {file}"))?,
@@ -102,7 +101,7 @@ impl PlaceArgs {
 /// The command line that the agent is to run: with the whole path, as its PATH may be another.
 fn command_line(agent: Agent, tell: &TellArgs) -> anyhow::Result<String> {
     let own = std::env::current_exe().context("failed to find the path of tracer itself")?;
-    let own = own.to_str().with_context(|| format!("failed to use {}: not UTF-8", show(&own)))?;
+    let own = own.to_str().with_context(|| format!("failed to use {}: not UTF-8", shown(&own)))?;
     let quoted = shlex::try_quote(own).with_context(|| format!("failed to quote {own:?}"))?;
     let mut line = format!("{quoted} hook {}", agent.name());
     if let Some(option) = tell.option() {
@@ -131,11 +130,11 @@ fn version_of(said: &str) -> Option<[u32; 3]> {
 
 fn report(done: &Done, name: &str) -> anyhow::Result<()> {
     let Done { file, change } = done;
-    let file = show(file);
+    let file = shown(file);
     match change {
         Change::Nothing => say(&format!("the hooks for {name} are in {file} already")),
         Change::Written { backup: Some(backup) } => {
-            say(&format!("installed hooks for {name} in {file} (before: {})", show(backup)))
+            say(&format!("installed hooks for {name} in {file} (before: {})", shown(backup)))
         }
         _ => say(&format!("installed hooks for {name} in {file}")),
     }
@@ -161,10 +160,6 @@ fn say(line: &str) -> anyhow::Result<()> {
 
 fn failed(error: &InstallError) -> anyhow::Error {
     anyhow!("failed to {error}")
-}
-
-fn show(path: &Path) -> String {
-    escape::terminal(path.as_os_str().as_encoded_bytes())
 }
 
 #[cfg(test)]
