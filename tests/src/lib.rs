@@ -21,6 +21,7 @@ pub mod cgroup;
 pub mod facts;
 pub mod finished;
 pub mod frozen;
+pub mod hook;
 pub mod proc;
 pub mod recordings;
 pub mod run;
