@@ -5,7 +5,8 @@
 //! - `tests/workloads.rs` runs them alone and compares what they claim with procfs.
 //! - `src/bin/lives` plays random lives and writes down what truly happened ([`truth`]);
 //!   `tests/ground_truth.rs` compares that with what tracer said of every process.
-//! - `tests/claude_code.rs` runs a real agent that a script tells what to do ([`agents`]).
+//! - `tests/claude_code.rs` runs a real agent that a script tells what to do, `tests/frameworks.rs`
+//!   real frameworks of which agents are made ([`agents`]).
 //! - The other files of `tests/` run them under `tracer run` ([`run`]) and compare the report with
 //!   what they told ([`finished`]).
 //!

@@ -22,6 +22,11 @@ def tell(name, **details):
     _say({"tell": name, "pid": os.getpid(), "details": details})
 
 
+def until_told(name):
+    """Waits until something has told this."""
+    _say({"until_told": name})
+
+
 def hold(name):
     """Waits until the test releases this name."""
     _say({"hold": name, "pid": os.getpid()})

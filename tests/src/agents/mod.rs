@@ -3,11 +3,13 @@
 //! - [`claude_code`]: the CLI of Claude Code, and what its version really does.
 //! - [`messages`]: the Messages endpoint that plays a script instead of a model, over `http`.
 //! - `npm`: packages that tests install once a target directory.
+//! - [`python`]: scripts that are agents of Python's frameworks.
 
 pub mod claude_code;
 mod http;
 pub mod messages;
 mod npm;
+pub mod python;
 
 use crate::finished::Finding;
 

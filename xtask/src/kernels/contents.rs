@@ -112,7 +112,7 @@ fn own(image: &mut Initramfs, built: &Built, scratch: &Path) -> Result<()> {
         image.directory(profile.join("build"));
         image.directory(profile.join("deps"));
     }
-    for folder in ["tests/workloads", "examples"] {
+    for folder in ["tests/workloads", "examples", "python/src"] {
         image.host_tree(&workspace.join(folder), &|path| !path.ends_with("__pycache__"))?;
     }
     Ok(())
