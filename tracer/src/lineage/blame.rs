@@ -73,6 +73,16 @@ struct Evidence {
     source: Source,
 }
 
+/// Links of a chain that were forked by what serves more than one call.
+struct Below {
+    /// Forked by a daemon, whose parent had left it by then.
+    daemons: Vec<usize>,
+    /// The nearest that was forked by a process that forks for several calls.
+    void: Option<usize>,
+    /// That process is no shell: what it forks may be a worker, which serves several calls itself.
+    void_is_spawner: bool,
+}
+
 impl Lineage {
     /// Whose call it was that started a process.
     pub(crate) fn blame(&self, id: ProcessId) -> Blame {
@@ -106,7 +116,7 @@ impl Lineage {
             return Blame::none(index, None);
         };
         let forked = Nanos(process.start);
-        let (below, void) = self.void_below(chain);
+        let Below { daemons, void, void_is_spawner } = self.void_below(chain);
         let evidence = self.evidence(chain, index, agent).filter(|evidence| {
             // What a spawner was started for says nothing of what it forks.
             void.is_none_or(|link| evidence.link <= link)
@@ -129,9 +139,13 @@ impl Lineage {
         let Evidence { link, call, confidence, source } = evidence;
         let mut blame =
             Blame { call: Some(call), confidence, source, ..Blame::none(index, Some(top)) };
-        // A daemon below it may have been asked by another call as well.
-        let others = below.iter().filter(|&&daemon| daemon < link).flat_map(|&daemon| {
-            let at = chain.get(daemon).map_or(forked, |(id, _)| Nanos(id.start));
+        // A daemon below it may have been asked by another call as well, and so may a worker of a
+        // spawner's.
+        let is_workers = void_is_spawner && void == Some(link) && source == Source::Window;
+        let workers = 0..if is_workers { link } else { 0 };
+        let daemons = daemons.into_iter().filter(|&daemon| daemon < link);
+        let others = daemons.chain(workers).flat_map(|shared| {
+            let at = chain.get(shared).map_or(forked, |(id, _)| Nanos(id.start));
             self.calls.open_at(index, at).map(|(index, _)| index).filter(|&other| other != call)
         });
         let mut candidates: Vec<_> = others.collect();
@@ -147,25 +161,22 @@ impl Lineage {
         blame
     }
 
-    /// Links that were forked by a daemon, whose parent had left it by then; and the nearest link that
-    /// was forked by a process that forks for several calls.
-    fn void_below(&self, chain: &[Link<'_>]) -> (Vec<usize>, Option<usize>) {
-        let mut daemons = Vec::new();
-        let mut void = None;
+    fn void_below(&self, chain: &[Link<'_>]) -> Below {
+        let mut below = Below { daemons: Vec::new(), void: None, void_is_spawner: false };
         for (link, pair) in chain.windows(2).enumerate() {
             let [(process, _), (_, forker)] = pair else { continue };
             let forked = Nanos(process.start);
             // A shell that the agent writes its commands to serves one call after the other.
             let is_shared_shell =
                 link + 2 == chain.len() && forker.first_program().is_shell_on_its_input();
-            if void.is_none() && (forker.is(SPAWNER) || is_shared_shell) {
-                void = Some(link);
+            if below.void.is_none() && (forker.is(SPAWNER) || is_shared_shell) {
+                (below.void, below.void_is_spawner) = (Some(link), forker.is(SPAWNER));
             }
             if forker.orphaned_at.is_some_and(|orphaned| orphaned <= forked) {
-                daemons.push(link);
+                below.daemons.push(link);
             }
         }
-        (daemons, void)
+        below
     }
 
     /// The nearest link that says whose it is.

@@ -407,6 +407,30 @@ fn forkserver_s_workers_are_not_the_call_s_that_started_it() {
 }
 
 #[test]
+fn worker_of_a_forkserver_may_work_for_other_calls_than_the_one_it_was_forked_in() {
+    let mut world = World::standard();
+    world.call(ROOT, "a");
+    let program = "from multiprocessing.forkserver import main; main(3, 4, [])";
+    world.at(1).fork(ROOT, 101).runs(101, &["python3", "-c", program], &[]);
+    world.at(2).fork(101, 102);
+    world.at(3).starts(102, 103, &["sh"]);
+    world.at(4).call(ROOT, "b");
+    world.at(5).starts(102, 104, &["sh"]);
+    world.at(6).fork(102, 105).runs(105, &["sh"], &["TRACER_TOOL_CALL_ID=b"]);
+    world.at(7).starts(105, 106, &["sleep", "9"]);
+    world.at(8).end_call(ROOT, "a");
+    world.at(9).starts(102, 107, &["sh"]);
+    world.at(10).end_call(ROOT, "b");
+    world.at(11).starts(102, 108, &["sh"]);
+    assert_eq!(world.whose(103), sure("a", Confidence::Probable));
+    assert_eq!(world.whose(104), (None, Confidence::Ambiguous));
+    assert_eq!(world.candidates(104), ["a", "b"]);
+    assert_eq!(world.whose(106), sure("b", Confidence::Exact));
+    assert_eq!(world.whose(107), (None, Confidence::Ambiguous));
+    assert_eq!(world.whose(108), sure("a", Confidence::Stale));
+}
+
+#[test]
 fn strangers_and_wrong_claims_are_dropped() {
     let mut world = claude();
     world.says(77, start("x", None));
