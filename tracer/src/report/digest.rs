@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
-use crate::lineage::model::{CauseCode, Exit, Finding, FindingKind, FindingState, Outcome};
+use crate::lineage::model::{
+    CauseCode, Confidence, Exit, Finding, FindingKind, FindingState, Outcome,
+};
 
 /// Dead children of one parent are one problem, from this many on told together.
 const ALIKE_DEAD: usize = 2;
@@ -44,6 +46,8 @@ struct Likeness<'a> {
     name: Option<&'a [u8]>,
     /// Whose they are.
     call: Option<Whose<'a>>,
+    /// How sure that is, which is told with it.
+    confidence: Option<Confidence>,
 }
 
 /// The agent's run, the call or the direct child, the candidates.
@@ -157,6 +161,7 @@ fn likeness(finding: &Finding) -> Likeness<'_> {
         blamed: blamed(finding).filter(|_| dead),
         name: Some(finding.process.name.as_slice()).filter(|_| !dead),
         call: whose(finding),
+        confidence: finding.tool_call.as_ref().map(|call| call.confidence),
     }
 }
 
@@ -229,6 +234,16 @@ mod tests {
     fn few_survivors_are_told_one_by_one() {
         assert_eq!(ids(&Digest::new(&sample::servers(3)).leaks), [[1], [2], [3]]);
         assert_eq!(ids(&Digest::new(&sample::servers(4)).leaks), [[1, 2, 3, 4]]);
+    }
+
+    #[test]
+    fn survivors_that_are_surely_and_hardly_of_one_call_are_told_apart() {
+        let mut outcome = sample::servers(8);
+        for (finding, number) in outcome.findings.iter_mut().zip(0..) {
+            let confidence = if number % 2 == 0 { Confidence::Exact } else { Confidence::Stale };
+            finding.tool_call = Some(sample::attribution(Some("toolu_1"), confidence));
+        }
+        assert_eq!(ids(&Digest::new(&outcome).leaks), [[1, 3, 5, 7], [2, 4, 6, 8]]);
     }
 
     #[test]

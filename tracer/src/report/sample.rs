@@ -325,7 +325,8 @@ fn claude() -> Agent {
     }
 }
 
-fn attribution(id: Option<&str>, confidence: Confidence) -> Attribution {
+/// As of this call's, if any.
+pub(super) fn attribution(id: Option<&str>, confidence: Confidence) -> Attribution {
     Attribution {
         id: id.map(str::to_owned),
         name: id.map(|_| "Bash".to_owned()),
