@@ -13,10 +13,10 @@ use tracer_tests::{facts, sys};
 use crate::args::Args;
 
 /// The socket that announcements go to. Blocks while its queue is full.
-struct Tracer(Option<UnixDatagram>);
+pub(crate) struct Tracer(Option<UnixDatagram>);
 
 impl Tracer {
-    fn connect() -> Self {
+    pub(crate) fn connect() -> Self {
         let path = std::env::var_os("TRACER_SOCKET");
         Self(path.map(|path| {
             let socket = UnixDatagram::unbound().expect("a socket");
@@ -25,7 +25,7 @@ impl Tracer {
         }))
     }
 
-    fn say(&self, mut message: Value) {
+    pub(crate) fn say(&self, mut message: Value) {
         let now = clock_gettime(ClockId::Boottime);
         message["v"] = json!(1);
         message["at"] = json!(now.tv_sec * 1_000_000_000 + now.tv_nsec);

@@ -11,6 +11,7 @@ mod hostile;
 mod namespaces;
 mod signals;
 mod simple;
+mod spawner;
 mod storm;
 mod stuck;
 mod survivors;
@@ -52,6 +53,7 @@ fn main() {
         "reads-terminal" => signals::reads_terminal,
         "send" => signals::send,
         "signals" => signals::record,
+        "shared-spawner" => spawner::shared_spawner,
         "sleep" => simple::sleep,
         "slow-shutdown" => survivors::slow_shutdown,
         "storm" => storm::storm,
