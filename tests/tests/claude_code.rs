@@ -10,7 +10,7 @@ use tracer_tests::agents::claude_code::{self, Hooks, agent, background_bash, bas
 use tracer_tests::agents::messages::{Endpoint, Script, says};
 use tracer_tests::agents::{expect_agent, expect_call};
 use tracer_tests::sys::Pid;
-use tracer_tests::{Finished, Run, Running, proc, skip, sys};
+use tracer_tests::{Finished, Run, Running, binary, proc, skip, sys};
 
 /// What is left is judged so long after the agent's end: none of it ends by itself.
 const GRACE: &str = "300ms";
@@ -101,7 +101,7 @@ impl Left {
 // What the agent is told to do. Each gives `None` where there is no agent.
 
 /// Calls that leave nothing, one of them a failure.
-fn nothing(hooks: Hooks) -> Option<Finished> {
+fn nothing(hooks: Hooks) -> Option<(Finished, Endpoint)> {
     let script = Script::new()
         .turn([says("First."), bash("toolu_works", "echo one | cat")])
         .turn([bash("toolu_fails", "echo two; exit 3")])
@@ -111,7 +111,7 @@ fn nothing(hooks: Hooks) -> Option<Finished> {
     assert_eq!(model.result("toolu_works").text, "one", "{finished:#}");
     let failed = model.result("toolu_fails");
     assert!(failed.is_error && failed.text.contains("two"), "{failed:?}");
-    Some(finished)
+    Some((finished, model))
 }
 
 /// One call after the other, with one between that leaves nothing.
@@ -275,7 +275,7 @@ fn attributed(case: fn(Hooks) -> Option<Left>) {
 
 #[test]
 fn what_the_agent_starts_for_itself_is_no_leak() {
-    let Some(finished) = nothing(Hooks::None) else { return };
+    let Some((finished, _)) = nothing(Hooks::None) else { return };
     finished.expect_nothing_found();
 }
 
@@ -369,7 +369,7 @@ fn session_is_known_without_hooks() {
 
 #[test]
 fn hooks_are_no_leak() {
-    let Some(finished) = nothing(Hooks::Tracer) else { return };
+    let Some((finished, _)) = nothing(Hooks::Tracer) else { return };
     finished.expect_nothing_found();
 }
 
@@ -421,4 +421,34 @@ fn call_of_a_killed_agent_is_known_by_hooks() {
 #[test]
 fn background_call_of_a_killed_agent_is_known_by_hooks() {
     attributed(killed_behind);
+}
+
+#[test]
+fn agent_that_stops_is_told_once_what_its_call_left_and_then_may_stop() {
+    let script = Script::new()
+        .turn([bash("toolu_left", &leaving("left"))])
+        .turn([bash("toolu_wait", &until_found())])
+        .turn([says("That is all.")])
+        .turn([says("It is meant to stay.")]);
+    let Some((run, model)) = claude(script, Hooks::Telling) else { return };
+    let finished = run.grace(GRACE).finish();
+    let left = finished.fact("left").pid;
+    expect_call(&finished.finding("survivor", left), "toolu_left", &CERTAIN);
+    let told =
+        format!("left workload (pid {left}) running. Stop it, or say that it is meant to stay.");
+    assert_eq!(model.has_read(&told), [0, 0, 0, 1], "{finished:#}");
+}
+
+/// A line of shell that goes on until tracer has found what a call of the agent left.
+fn until_found() -> String {
+    let [python, script] = [binary::python().to_owned(), binary::script("until_found.py")];
+    format!("'{}' '{}' {}", python.display(), script.display(), claude_code::NAME)
+}
+
+#[test]
+fn agent_whose_calls_left_nothing_stops_at_once() {
+    let Some((finished, model)) = nothing(Hooks::Telling) else { return };
+    finished.expect_nothing_found();
+    let last = model.has_read("Stop it, or say").pop();
+    assert_eq!(last, Some(0), "{finished:#}");
 }

@@ -113,6 +113,8 @@ pub enum Hooks {
     None,
     /// `tracer hook claude-code` for each of them.
     Tracer,
+    /// The same, which also tells the agent what its calls left.
+    Telling,
 }
 
 /// The CLI, installed first where it is not there yet. The reason where it cannot be had here.
@@ -161,9 +163,10 @@ pub fn run(script: Script, hooks: Hooks) -> Result<(Run, Endpoint), String> {
 
 fn settings(hooks: Hooks) -> Value {
     let tracer = binary::tracer().display().to_string().replace('\'', r"'\''");
-    let command = format!("'{tracer}' hook {NAME}");
+    let tell = if hooks == Hooks::Telling { " --tell-agent" } else { "" };
+    let command = format!("'{tracer}' hook {NAME}{tell}");
     let hook = json!([{"hooks": [{"type": "command", "command": command}]}]);
-    let hooks: &[&str] = if hooks == Hooks::Tracer { &HOOKS } else { &[] };
+    let hooks: &[&str] = if hooks == Hooks::None { &[] } else { &HOOKS };
     let hooks = hooks.iter().map(|&event| (event.to_owned(), hook.clone()));
     json!({"hooks": Value::Object(hooks.collect())})
 }

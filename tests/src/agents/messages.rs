@@ -63,8 +63,7 @@ impl Script {
 
     fn answer(&self, asked: &Value) -> Vec<Block> {
         let done = || vec![says("I am done.")];
-        // Side questions, as for a title, come without tools.
-        if asked["tools"].as_array().is_none_or(Vec::is_empty) {
+        if !may_use_tools(asked) {
             return done();
         }
         let messages = asked["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -102,6 +101,8 @@ struct Shared {
 struct Told {
     /// Method and target of every request, in order: for whoever looks for a result in vain.
     requests: Vec<String>,
+    /// What the model was told by users and tools, of each request in which it may use tools.
+    prompts: Vec<Vec<String>>,
     /// By the ids of the calls.
     results: HashMap<String, ToolResult>,
 }
@@ -139,6 +140,15 @@ impl Endpoint {
         }
     }
 
+    /// How often the model has read this text so far, of each answer that was asked of it.
+    #[must_use]
+    pub fn has_read(&self, text: &str) -> Vec<usize> {
+        let told = self.shared.lock();
+        let times =
+            |prompt: &Vec<String>| prompt.iter().map(|said| said.matches(text).count()).sum();
+        told.prompts.iter().map(times).collect()
+    }
+
     /// What the agent has told of this call so far; `None` while it is open, or was cut short.
     #[must_use]
     pub fn result_so_far(&self, id: &str) -> Option<ToolResult> {
@@ -158,6 +168,7 @@ impl Shared {
         match (request.method.as_str(), path) {
             ("POST", "/v1/messages") => {
                 self.take_results(&asked);
+                self.take_prompt(&asked);
                 message(&asked, &script.answer(&asked))
             }
             ("POST", "/v1/messages/count_tokens") => in_json("200 OK", &json!({"input_tokens": 1})),
@@ -168,6 +179,15 @@ impl Shared {
                 &json!({"type": "error",
                         "error": {"type": "not_found_error", "message": "not in the script"}}),
             ),
+        }
+    }
+
+    fn take_prompt(&self, asked: &Value) {
+        if may_use_tools(asked) {
+            let messages = asked["messages"].as_array().into_iter().flatten();
+            let users = messages.filter(|message| message["role"] == "user");
+            let prompt = users.map(|message| texts(&message["content"])).collect();
+            self.lock().prompts.push(prompt);
         }
     }
 
@@ -183,6 +203,11 @@ impl Shared {
         drop(told);
         self.changed.notify_all();
     }
+}
+
+/// Side questions, as for a title, come without tools.
+fn may_use_tools(asked: &Value) -> bool {
+    asked["tools"].as_array().is_some_and(|tools| !tools.is_empty())
 }
 
 /// The text of a message's or a tool result's content: a string, or blocks.
