@@ -2,12 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use tracer_tests::agents::script::Agent;
 use tracer_tests::{Finished, Run, binary, sys};
 
 /// Every survivor's call, by what the process told of itself.
@@ -132,29 +131,6 @@ fn wrong_foreign_and_endless_announcements_are_counted_and_do_no_harm() {
     assert_eq!(finished.stat("announcements_dropped"), dropped, "{finished:#}");
     assert_eq!(finished.stat("announcements"), 0);
     assert_eq!(finished.report["tool_calls"], json!([]));
-}
-
-/// A shell script that tracer takes for an agent, by its name.
-struct Agent {
-    dir: TempDir,
-    name: &'static str,
-}
-
-impl Agent {
-    fn new(name: &'static str, script: &str) -> Self {
-        let agent = Self { dir: tempfile::tempdir().expect("a folder"), name };
-        fs::write(agent.path(), format!("#!/bin/sh\n{script}\n")).expect("write it");
-        fs::set_permissions(agent.path(), fs::Permissions::from_mode(0o755)).expect("allow it");
-        agent
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join(self.name)
-    }
-
-    fn run(&self) -> Run {
-        Run::command([self.path()]).grace("300ms")
-    }
 }
 
 const CLAUDE: &str = "CLAUDECODE=1 CLAUDE_CODE_SESSION_ID=5e55 AI_AGENT=claude-code_2-1-197_agent";
@@ -302,7 +278,7 @@ fn nested_agent_is_an_invocation_of_its_own_and_names_the_one_around() {
 fn agents_are_added_by_rules_of_ones_own() {
     let agent =
         Agent::new("my-bot", r#"MYBOT_CALL=c7 sh -c '"$WORKLOAD" sleep as=left & exit 0'; exit 0"#);
-    let rules = agent.dir.path().join("rules.toml");
+    let rules = agent.folder().join("rules.toml");
     let text = "[[agent]]\nname = \"mybot\"\nexecutables = [\"my-bot\"]\ncall = [\"MYBOT_CALL\"]\n";
     fs::write(&rules, text).expect("write the rules");
     let finished = agent.run().options([OsStr::new("--rules"), rules.as_os_str()]).finish();

@@ -114,3 +114,23 @@ fn calls_of_the_openai_agents_sdk_that_nobody_announces_are_not_guessed() {
     expect_none(OPENAI, "by_thread");
     expect_none(OPENAI, "by_task");
 }
+
+#[test]
+fn one_shell_for_all_calls_of_langchain_serves_the_one_that_is_open() {
+    let run = match python::run("langchain_shell.py", &[]) {
+        Ok(run) => run,
+        Err(reason) => return skip(&reason),
+    };
+    let finished = run.grace("300ms").finish();
+    finished.expect_leak();
+    for id in ["call_0", "call_1"] {
+        let finding = finished.finding("survivor", finished.fact(id).pid);
+        expect_call(&finding, id, &["probable"]);
+    }
+    // The shell takes one command after the other, but both calls are open.
+    for id in ["call_2", "call_3"] {
+        let finding = finished.finding("survivor", finished.fact(id).pid);
+        let call = finding.value["tool_call"]["id"].clone();
+        assert!(call.is_null() || call == id, "{finished:#}");
+    }
+}

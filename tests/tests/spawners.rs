@@ -58,6 +58,14 @@ fn server_that_was_there_before_the_calls_gives_none_the_process_of_another() {
 }
 
 #[test]
+fn shared_shell_serves_the_call_that_is_open() {
+    let finished = traced(Run::workload(["shared-shell"]));
+    expect_no_wrong_call(&finished);
+    let told = ASKED.map(|asked| confidence(&finished, asked));
+    assert_eq!(told, ["probable", "ambiguous", "probable", "none"], "{finished:#}");
+}
+
+#[test]
 fn tmux_gives_no_call_the_process_of_another() {
     if !binary::is_installed("tmux") {
         return skip("no tmux here");

@@ -4,12 +4,14 @@
 //! - [`messages`]: the Messages endpoint that plays a script instead of a model, over `http`.
 //! - `npm`: packages that tests install once a target directory.
 //! - [`python`]: scripts that are agents of Python's frameworks.
+//! - [`script`]: scripts that tracer takes for agents by their names.
 
 pub mod claude_code;
 mod http;
 pub mod messages;
 mod npm;
 pub mod python;
+pub mod script;
 
 use crate::finished::Finding;
 

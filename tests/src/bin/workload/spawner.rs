@@ -1,7 +1,8 @@
-//! An agent whose tool calls share a process that forks for all of them, as a tmux server or an MCP
-//! server does.
+//! An agent whose tool calls share a process that forks for all of them, as a tmux server, an MCP
+//! server or a shell does.
 
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Write as _};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use tracer_tests::{facts, sys};
@@ -9,21 +10,48 @@ use tracer_tests::{facts, sys};
 use crate::args::Args;
 use crate::calls::Tracer;
 
-/// Calls, each of which asks the server for a process that tells the call's id. `server=daemon`: the
-/// first call starts it, announced, and it leaves its parent; `server=child`: it is there before.
-/// `call_0` is open alone; then it and `call_1`; then `call_2` alone; then none, and `no_call` is
-/// asked for.
+/// An agent that says when its calls begin and end.
+struct Agent(Tracer);
+
+impl Agent {
+    fn start(&self, id: &str) {
+        self.0.say(json!({"type": "call_start", "id": id, "name": "ask"}));
+    }
+
+    fn end(&self, id: &str) {
+        self.0.say(json!({"type": "call_end", "id": id}));
+    }
+
+    /// Asks for a process that tells the call's name: while `call_0` alone is open, which has begun;
+    /// while that and `call_1` are; while `call_2` alone is; and, as `no_call`, while none is.
+    fn ask(&self, mut ask: impl FnMut(&str)) {
+        let mut until_told = |name| {
+            ask(name);
+            facts::until_told(name);
+        };
+        until_told("call_0");
+        self.start("call_1");
+        until_told("call_1");
+        self.end("call_0");
+        self.end("call_1");
+        self.start("call_2");
+        until_told("call_2");
+        self.end("call_2");
+        until_told("no_call");
+    }
+}
+
+/// Calls that ask a server. `server=daemon`: the first call starts it, announced, and it leaves its
+/// parent; `server=child`: it is there before.
 pub(crate) fn shared_spawner(args: &Args) -> i32 {
-    let (orders, server) = std::io::pipe().expect("a pipe");
-    let tracer = Tracer::connect();
-    let start = |id: &str| tracer.say(json!({"type": "call_start", "id": id, "name": "ask"}));
-    let end = |id: &str| tracer.say(json!({"type": "call_end", "id": id}));
+    let (orders, mut server) = std::io::pipe().expect("a pipe");
+    let agent = Agent(Tracer::connect());
     if args.is("server", "child") {
         sys::fork(|| serve(orders));
-        start("call_0");
+        agent.start("call_0");
     } else {
-        start("call_0");
-        tracer.say(json!({"type": "spawn", "id": "call_0", "thread": sys::own_pid()}));
+        agent.start("call_0");
+        agent.0.say(json!({"type": "spawn", "id": "call_0", "thread": sys::own_pid()}));
         let first = sys::fork(|| {
             sys::setsid();
             sys::fork(|| serve(orders));
@@ -31,21 +59,27 @@ pub(crate) fn shared_spawner(args: &Args) -> i32 {
         });
         sys::wait_for(first);
     }
-    ask(&server, "call_0");
-    start("call_1");
-    ask(&server, "call_1");
-    end("call_0");
-    end("call_1");
-    start("call_2");
-    ask(&server, "call_2");
-    end("call_2");
-    ask(&server, "no_call");
+    agent.ask(|name| order(&mut server, name));
     0
 }
 
-fn ask(mut server: &PipeWriter, name: &str) {
-    writeln!(server, "{name}").expect("the server reads");
-    facts::until_told(name);
+/// Calls that give their commands to one shell, on its input, as agents with one shell for all do.
+pub(crate) fn shared_shell(_: &Args) -> i32 {
+    let (commands, mut shell) = std::io::pipe().expect("a pipe");
+    let mut bash = Command::new("bash");
+    let mut bash = bash.stdin(Stdio::from(commands)).spawn().expect("a shell");
+    let agent = Agent(Tracer::connect());
+    agent.start("call_0");
+    agent.ask(|name| {
+        order(&mut shell, &format!(r#""$WORKLOAD" sleep as={name} streams=null &"#));
+    });
+    drop(shell);
+    bash.wait().expect("the shell is a child");
+    0
+}
+
+fn order(to: &mut PipeWriter, line: &str) {
+    writeln!(to, "{line}").expect("somebody reads");
 }
 
 /// Forks a process for each line. Like a server, it stays.

@@ -36,6 +36,24 @@ pub(crate) fn thread_forks(args: &Args) -> i32 {
     0
 }
 
+/// A thread that is named `thread=NAME` leaves two processes: `forked`, which goes on with the program that
+/// it was forked from, and `executed`.
+pub(crate) fn named_thread_forks(args: &Args) -> i32 {
+    let name = args.get("thread").expect("thread=NAME").to_owned();
+    let forking = thread::Builder::new().name(name).spawn(|| {
+        sys::fork(|| {
+            facts::tell("forked", &Value::Null);
+            sys::pause_for_ever()
+        });
+        let program = std::env::current_exe().expect("an executable");
+        let arguments = ["sleep", "as=executed"].map(OsStr::new);
+        sys::fork(|| sys::exec(program.as_os_str(), &arguments));
+        ["forked", "executed"].iter().for_each(|name| facts::until_told(name));
+    });
+    forking.expect("a thread").join().expect("the thread ends by itself");
+    0
+}
+
 /// A child whose leader thread exits first. Holds: `leader-gone`, then, unless `reaped=yes`,
 /// `standing`. `last=thread`: the last thread ends alone instead of ending the group.
 pub(crate) fn leader_exits_first(args: &Args) -> i32 {
