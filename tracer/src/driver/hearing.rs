@@ -52,11 +52,10 @@ impl Hearing {
         self.waiting.pop().map(|(_, received)| received)
     }
 
-    /// Answers who asked, if anybody can be answered.
-    pub(super) fn answer(&self, asked: &Received, answer: &Answer) {
-        if let (Some(listener), Some(from)) = (&self.listener, &asked.from) {
-            listener.answer(from, &answer.encode());
-        }
+    /// Answers who asked; whether that still listens.
+    pub(super) fn answer(&self, asked: &Received, answer: &Answer) -> bool {
+        let (Some(listener), Some(from)) = (&self.listener, &asked.from) else { return false };
+        listener.answer(from, &answer.encode())
     }
 
     /// Messages that were malformed, too long or too many.

@@ -368,12 +368,12 @@ impl Driver<'_> {
                 !tell || !self.told.contains(number) && finding.kind != FindingKind::Orphan
             })
             .collect();
-        if tell {
+        let told = open.iter().map(|(number, finding)| Told::of(*number, finding)).collect();
+        let reached = self.hearing.answer(asked, &Answer::of(told));
+        if tell && reached {
             // What there is no room for is for the next time.
             self.told.extend(open.iter().take(MAX_FINDINGS).map(|(number, _)| number));
         }
-        let told = open.iter().map(|(number, finding)| Told::of(*number, finding)).collect();
-        self.hearing.answer(asked, &Answer::of(told));
     }
 
     /// Takes in what a look gave.

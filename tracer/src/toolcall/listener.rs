@@ -156,10 +156,9 @@ impl Listener {
         self.shared.inbox().refused
     }
 
-    /// Answers a sender, if it still listens.
-    pub fn answer(&self, to: &SocketAddr, answer: &[u8]) {
-        // It may be gone, or its queue full: nobody to tell.
-        let _ = self.shared.socket.send_to_addr(answer, to);
+    /// Answers a sender; whether it still listens. It may be gone, or its queue full.
+    pub fn answer(&self, to: &SocketAddr, answer: &[u8]) -> bool {
+        self.shared.socket.send_to_addr(answer, to).is_ok()
     }
 }
 
@@ -452,5 +451,21 @@ fn address_of(address: &libc::sockaddr_un, len: u32) -> Option<SocketAddr> {
             let end = path.iter().position(|&byte| byte == 0).unwrap_or(path.len());
             SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path.get(..end)?)).ok()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_gone_is_not_answered() {
+        let listener = Listener::bind().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let asker = UnixDatagram::bind(folder.path().join("asker")).unwrap();
+        let address = asker.local_addr().unwrap();
+        assert!(listener.answer(&address, b"x"));
+        drop(asker);
+        assert!(!listener.answer(&address, b"x"));
     }
 }
