@@ -63,6 +63,10 @@ pub fn interesting(workload: &str, scripts: &str) -> Vec<(&'static str, Run)> {
         ("survivor_of_a_killed_command", of("keeps-server").arguments(["signal=9"])),
         ("orphan", of("orphan").standing_for("orphan", orphan).standing_for("leaving", orphan * 2)),
         ("stuck", of("vfork-holds").options(["--stuck-after", "200ms", "--fail-on", "stuck"])),
+        // Of an agent's four calls one is certain, two are among several, and one is over.
+        ("calls_that_share_a_daemon", {
+            of("shared-spawner server=daemon").env("TRACER_AGENT", "bot")
+        }),
         ("table_too_small", {
             of("burst").arguments(["children=24"]).options(["--max-processes", "16"])
         }),
