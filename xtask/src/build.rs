@@ -147,7 +147,7 @@ pub(crate) fn cargo_in(root: &Path, subcommand: &str) -> Command {
 }
 
 /// The target directory that we were built into, whatever chose it: it holds `debug/xtask`.
-fn target_dir() -> Result<PathBuf> {
+pub(crate) fn target_dir() -> Result<PathBuf> {
     let xtask = env::current_exe().context("cannot find our own program")?;
     xtask
         .ancestors()

@@ -66,13 +66,20 @@ impl Host {
     }
 }
 
-/// The programs in [`plan::TOOLS`] that are not in `PATH`.
+/// The programs in [`plan::TOOLS`] that are not in `PATH`, and what the distribution's Python lacks.
 pub(crate) fn missing_tools() -> Vec<plan::Package> {
-    plan::TOOLS
-        .into_iter()
-        .filter(|(program, _)| find_program(program).is_none())
-        .map(|(program, why)| plan::Package::new(program, why))
-        .collect()
+    let missing = plan::TOOLS.into_iter().filter(|(program, _)| find_program(program).is_none());
+    let venv = Some(plan::PYTHON_VENV).filter(|_| !has_venv(find_program("python3")));
+    missing.chain(venv).map(|(name, why)| plan::Package::new(name, why)).collect()
+}
+
+/// Whether this Python makes virtual environments, or is none of the distribution's, which packages that
+/// part on its own.
+fn has_venv(python: Option<PathBuf>) -> bool {
+    python.is_some_and(|python| {
+        python != Path::new("/usr/bin/python3")
+            || output_of(Command::new(python).args(["-c", "import ensurepip, venv"])).is_some()
+    })
 }
 
 /// The compiler at `path`, if it has a core library for BPF.

@@ -44,6 +44,10 @@ pub(crate) const TOOLS: [(&str, &str); 3] = [
     ("make", "runs a test's workload that must show no leak"),
 ];
 
+/// The package without which Debian's Python makes no virtual environments, and why.
+pub(crate) const PYTHON_VENV: (&str, &str) =
+    ("python3-venv", "makes the environment with the frameworks that tests run");
+
 /// Something that virtual machines of `cargo xtask kernels` need.
 #[derive(Debug)]
 pub(crate) struct MachineTool {

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: the tests in two groups. Without `--all`: what a change should not be without,
+//! `cargo xtask test`: the tests, those of the Python package too, in two groups. Without `--all`: what a change should not be without,
 //! in minutes. With it: also what takes long or boots other kernels. What was left out, and which
 //! tests said that they could not be run, is told at the end.
 
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    build::{cargo_in, succeed},
+    build::{cargo_in, succeed, target_dir},
     command::{self, Root},
     kernels::{self, suite::SKIPS},
     setup,
@@ -67,9 +67,13 @@ pub(crate) fn test(root: &Path, all: bool, arguments: &[OsString]) -> Result<()>
     if all {
         tests.envs(lengthen(env::var_os));
     }
-    let status = command::run(&mut tests)?;
+    let mut outcome = succeed(command::run(&mut tests)?, "the tests");
+    if outcome.is_ok() && arguments.is_empty() {
+        let mut tests = python_tests(root, as_root)?;
+        outcome = succeed(command::run(tests.env(SKIPS, &skips))?, "the tests in python/");
+    }
     print!("{}", told_skips(&fs::read_to_string(&skips).unwrap_or_default()));
-    succeed(status, "the tests")?;
+    outcome?;
     if all {
         let options = kernels::Options { no_host: true, ..kernels::Options::default() };
         return kernels::kernels(root, &options);
@@ -78,6 +82,14 @@ pub(crate) fn test(root: &Path, all: bool, arguments: &[OsString]) -> Result<()>
         print!("{}", left_out());
     }
     Ok(())
+}
+
+/// The tests of the Python package, in the environment that the end-to-end tests of its adapters have
+/// made, as root. They say themselves where they cannot be run.
+fn python_tests(root: &Path, as_root: Root) -> Result<Command> {
+    let mut command = as_root.command(&root.join("python/run-tests"))?;
+    command.arg("--venv").arg(target_dir()?.join("python-venv"));
+    Ok(command)
 }
 
 /// Has cargo run each test program as root.
@@ -184,6 +196,14 @@ mod tests {
             "tracer-ebpf".as_ref(),
             "orphan".as_ref(),
         ]));
+    }
+
+    #[test]
+    fn python_is_tested_in_the_environment_of_the_end_to_end_tests() {
+        let command = python_tests(Path::new("/w"), Root::Ours).unwrap();
+        assert_eq!(command.get_program(), "/w/python/run-tests");
+        let arguments: Vec<_> = command.get_args().collect();
+        assert!(arguments[1].to_string_lossy().ends_with("/python-venv"), "{arguments:?}");
     }
 
     #[test]

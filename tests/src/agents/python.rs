@@ -36,7 +36,7 @@ fn made() -> Result<PathBuf, String> {
     }
     let environment = binary::target_dir().join("python-venv");
     let mut make = Command::new(script);
-    make.arg("--venv").arg(&environment).arg("--only-venv").env("PYTHON", binary::python());
+    make.arg("--venv").arg(&environment).args(["--only", "venv"]).env("PYTHON", binary::python());
     // The tests say themselves that they are skipped, each by its name.
     let output = make.env_remove("TRACER_TEST_SKIPS").output();
     let output = output.unwrap_or_else(|error| panic!("{make:?}: {error}"));
