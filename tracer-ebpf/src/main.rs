@@ -31,6 +31,7 @@ mod emit;
 mod environment;
 mod procs;
 mod task;
+mod unreaped;
 
 use core::mem::MaybeUninit;
 
@@ -44,20 +45,14 @@ use tracer_common::{
     Counter, EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_EXE_TRUNCATED, EXEC_MARKERS_TRUNCATED,
     EXIT_CHILDREN_UNCOUNTED, ExecRecord, ExitRecord, FORK_ROOT, ForkRecord, MAX_ARGS, MAX_EXE,
     PROC_CHILDREN_UNCOUNTED, PROC_OOM, PROC_ROOT, PROC_THREAD_LEFT_DEAD, PROC_TOMBSTONE,
-    PROC_UNREAPED, RecordKind, ReleaseRecord, SignalRecord, UNREAPED_NOT_YET, UnreapedRecord,
+    RecordKind, ReleaseRecord, SignalRecord, UNREAPED_NOT_YET,
 };
 
 use crate::{
     emit::{header, now, send},
     procs::{Entry, add, get, set},
-    task::{Children, Group, PlainTask, Strings, Task, Threads, offset, peek, setting},
+    task::{Children, Group, PlainTask, Strings, Task, offset, peek, setting},
 };
-
-/// How many children of a dying process are looked at. Two loops, one within the other's global
-/// function, keep what the verifier has to follow small; it would take 4096 turns of one too.
-const MAX_CHILDREN: u32 = 4096;
-/// How many of them in one call.
-const CHILDREN_AT_ONCE: u32 = 64;
 
 /// Which of a hook's programs it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -197,15 +192,6 @@ fn forked(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
     0
 }
 
-/// One process less that this one forked, see [`procs::release_forker`]. A global function, see
-/// [`tracer_visit_children`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn tracer_release_forker(pid: u64, start: u64) -> u64 {
-    procs::release_forker(Group { pid: pid as u32, start });
-    0
-}
-
 /// A process executed a program. Arguments: the task, its pid before (a thread that executes
 /// takes the leader's), the `linux_binprm`.
 #[btf_tracepoint(function = "sched_process_exec")]
@@ -318,12 +304,12 @@ fn exited(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
             add!(entry, ending, 1);
         }
         if !childless {
-            report_unreaped(Children::of_current(), group, entry);
+            unreaped::report_all(Children::of_current(), group, entry);
         }
         if group_is_dead && get!(entry, flags) & PROC_THREAD_LEFT_DEAD != 0 {
-            report_unreaped_by_threads(group);
+            unreaped::report_all_of_threads(group);
         }
-    } else if !childless && leaves_dead(Children::of_current()) {
+    } else if !childless && unreaped::leaves_dead(Children::of_current()) {
         // A thread's children go over to another when it is done with exiting
         // (`forget_original_parent()`), or to the adopter if all others have begun to exit by then.
         // Those that have passed this hook before that look at its children as well. What goes to the
@@ -338,194 +324,6 @@ fn exited(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
         died(ctx, group, parent, ending.status(), entry);
     }
     0
-}
-
-/// Marks and reports the dead among the children of a dying thread: nobody of this group will
-/// reap them any more.
-#[inline(always)]
-fn report_unreaped(children: Children, parent: Group, parent_entry: Entry) {
-    let Children { head, mut next } = children;
-    let mut round = 0;
-    while round < MAX_CHILDREN / CHILDREN_AT_ONCE {
-        if next == head {
-            return;
-        }
-        next = tracer_visit_children(head as u64, next as u64, parent.pid.into(), parent.start)
-            as usize;
-        round += 1;
-    }
-    if next != head {
-        parent_entry.raise(PROC_CHILDREN_UNCOUNTED);
-    }
-}
-
-/// Reports those of the next [`CHILDREN_AT_ONCE`] children that are dead and not being reaped at
-/// this moment. `node` is the address of the first one's `sibling`, `head` that of the list;
-/// returns where to go on.
-///
-/// A global function: the verifier checks it once, on its own, instead of along every path that
-/// leads to it ("bpf: Introduce function-by-function verification", v5.6).
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn tracer_visit_children(
-    head: u64,
-    node: u64,
-    parent_pid: u64,
-    parent_start: u64,
-) -> u64 {
-    let parent = Group { pid: parent_pid as u32, start: parent_start };
-    let mut node = node;
-    let mut visited = 0;
-    while visited < CHILDREN_AT_ONCE && node != head {
-        let (child, next) = PlainTask::from_sibling(node as usize);
-        report_if_unreaped(child, parent);
-        node = next as u64;
-        visited += 1;
-    }
-    node
-}
-
-/// Reports the dead among the children that other threads of the dead group have still: those that
-/// have passed this hook and not got to where their children go over to another.
-#[inline(always)]
-fn report_unreaped_by_threads(group: Group) {
-    let Threads { head, mut next } = Threads::of_current();
-    let mut visited = 0;
-    while visited < CHILDREN_AT_ONCE && next != head {
-        next = tracer_visit_thread(next as u64, group.pid.into(), group.start) as usize;
-        visited += 1;
-    }
-}
-
-/// Reports the dead among the first [`CHILDREN_AT_ONCE`] children of one thread; returns the node
-/// of the next. A global function, see [`tracer_visit_children`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn tracer_visit_thread(node: u64, parent_pid: u64, parent_start: u64) -> u64 {
-    let parent = Group { pid: parent_pid as u32, start: parent_start };
-    let (thread, next_thread) = PlainTask::from_thread_node(node as usize);
-    let Children { head, next: mut node } = Children::of(thread);
-    let mut visited = 0;
-    while visited < CHILDREN_AT_ONCE && node != head {
-        let (child, next) = PlainTask::from_sibling(node);
-        // It went over to somebody else just now, and this is that one's list.
-        if child.parent_tgid() != parent.pid {
-            break;
-        }
-        report_if_unreaped(child, parent);
-        node = next;
-        visited += 1;
-    }
-    next_thread as u64
-}
-
-/// Whether a thread that ends alone leaves a child that is dead, or more than can be looked at.
-#[inline(always)]
-fn leaves_dead(children: Children) -> bool {
-    let Children { head, mut next } = children;
-    let mut round = 0;
-    while round < MAX_CHILDREN / CHILDREN_AT_ONCE {
-        if next == head {
-            return false;
-        }
-        // Null: one of them is dead.
-        next = tracer_skip_living(head as u64, next as u64) as usize;
-        if next == 0 {
-            return true;
-        }
-        round += 1;
-    }
-    next != head
-}
-
-/// Looks at the next [`CHILDREN_AT_ONCE`] children as [`tracer_visit_children`] does; returns where
-/// to go on, 0 if one is dead. A global function like that one.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn tracer_skip_living(head: u64, node: u64) -> u64 {
-    let mut node = node;
-    let mut visited = 0;
-    while visited < CHILDREN_AT_ONCE && node != head {
-        let (child, next) = PlainTask::from_sibling(node as usize);
-        let group = Group { pid: child.tgid(), start: child.start() };
-        if let Some(entry) = procs::find(group)
-            && get!(entry, exit_at) != 0
-        {
-            return 0;
-        }
-        node = next as u64;
-        visited += 1;
-    }
-    node
-}
-
-/// Reports a child of the running task that is dead and not being reaped at this moment.
-#[inline(always)]
-fn report_if_unreaped(child: PlainTask, parent: Group) {
-    /// `include/linux/sched.h`: somebody is reaping it.
-    const EXIT_DEAD: u32 = 0x10;
-    /// `arch/*/include/uapi/asm/signal.h`
-    const SIGCHLD: u32 = 17;
-    let group = Group { pid: child.tgid(), start: child.start() };
-    let Some(entry) = procs::find(group) else { return };
-    if get!(entry, exit_at) == 0 {
-        return;
-    }
-    // In this order: of a task that has stopped, the exit state is final.
-    let has_stopped = child.has_stopped();
-    let state = child.exit_state();
-    if state & EXIT_DEAD != 0 {
-        return;
-    }
-    // A leader that died before its other threads shows as a zombie all along, and can be waited
-    // for only once it is the last one (`delay_group_leader()`).
-    if state == 0 || child.threads() > 1 {
-        unreaped(group, parent, UNREAPED_NOT_YET);
-        return;
-    }
-    // `exit_notify()` makes every leader a zombie for a moment, and then dead if its parent
-    // ignores SIGCHLD.
-    if !has_stopped && child.exit_signal() == SIGCHLD && PlainTask::current().ignores_sigchld() {
-        return;
-    }
-    unreaped(group, parent, 0);
-}
-
-/// Marks and reports a child that its dying parent has not reaped.
-#[inline(always)]
-fn unreaped(child: Group, parent: Group, flags: u16) {
-    let child_and_flags = u64::from(child.pid) | u64::from(flags) << 32;
-    tracer_report_unreaped(child_and_flags, child.start, parent.pid.into(), parent.start);
-}
-
-/// See [`unreaped`]. A global function, see [`tracer_visit_children`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn tracer_report_unreaped(
-    child_and_flags: u64,
-    child_start: u64,
-    parent_pid: u64,
-    parent_start: u64,
-) -> u64 {
-    let child = Group { pid: child_and_flags as u32, start: child_start };
-    let flags = (child_and_flags >> 32) as u16;
-    let parent = Group { pid: parent_pid as u32, start: parent_start };
-    let (Some(entry), Some(parent_entry)) = (procs::find(child), procs::find(parent)) else {
-        return 0;
-    };
-    entry.raise(PROC_UNREAPED);
-    // SAFETY: entries point to values of the map, which is never unmapped.
-    let waits = unsafe { (*entry.as_ptr()).waits_of(&*parent_entry.as_ptr()) };
-    send(
-        RecordKind::Unreaped,
-        UnreapedRecord {
-            header: header(RecordKind::Unreaped, child, now(), flags),
-            parent_start: parent.start,
-            parent: parent.pid,
-            waits,
-        },
-    );
-    1
 }
 
 /// The whole group is dead.
@@ -562,7 +360,7 @@ fn died(ctx: &BtfTracePointContext, group: Group, parent: Group, status: u32, en
     if let Some(parent_entry) = parent_entry
         && get!(parent_entry, ending) != 0
     {
-        unreaped(group, parent, UNREAPED_NOT_YET);
+        unreaped::report(group, parent, UNREAPED_NOT_YET);
     }
     if setting!(log) != 0 {
         debug!(ctx, "exit {} status {}", group.pid, status);

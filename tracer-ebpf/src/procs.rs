@@ -175,7 +175,7 @@ pub(crate) fn insert(pid: u32, value: &Proc, is_last: bool) -> bool {
             }
             return false;
         }
-        crate::tracer_release_forker(forker.pid.into(), forker.start);
+        tracer_release_forker(forker.pid.into(), forker.start);
     }
     emit::count_of(Counter::Tracked);
     true
@@ -196,7 +196,7 @@ pub(crate) fn free(pid: u32, entry: Entry) {
 fn bury(pid: u32, entry: Entry) {
     let forker = Group { pid: get!(entry, forker), start: get!(entry, forker_start) };
     if remove(pid) {
-        crate::tracer_release_forker(forker.pid.into(), forker.start);
+        tracer_release_forker(forker.pid.into(), forker.start);
     }
 }
 
@@ -219,9 +219,18 @@ fn remove(pid: u32) -> bool {
     }
 }
 
+/// One process less that this one forked, see [`release_forker`]. A global function, see
+/// [`crate::unreaped`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tracer_release_forker(pid: u64, start: u64) -> u64 {
+    release_forker(Group { pid: pid as u32, start });
+    0
+}
+
 /// One process less that `forker` forked: a tombstone without any goes, and so on upwards.
 #[inline(always)]
-pub(crate) fn release_forker(mut forker: Group) {
+fn release_forker(mut forker: Group) {
     let mut depth = 0;
     while depth < CASCADE {
         let Some(entry) = find(forker) else { return };
