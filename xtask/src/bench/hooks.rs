@@ -9,6 +9,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::fd::OwnedFd,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -80,15 +81,18 @@ pub(crate) struct HookCost {
 
 /// Measures all hooks under each of these loads.
 pub(crate) fn measure(programs: &Programs, loads: &[Words]) -> Result<Vec<HookCosts>> {
-    let _counting = bpf::count_runs()
-        .context("cannot turn on BPF run-time statistics (Linux 5.8 and root have them)")?;
+    let _counting = count_runs()?;
     loads.iter().map(|load| under(programs, load)).collect()
 }
 
-fn under(programs: &Programs, load: &Words) -> Result<HookCosts> {
-    let mut session = Session::start(programs, &[], load)?;
-    let empty =
-        EmptyProgram::attach("sched_process_fork").context("cannot attach an empty program")?;
+/// The statistics are made as long as this is held.
+pub(super) fn count_runs() -> Result<OwnedFd> {
+    bpf::count_runs()
+        .context("cannot turn on BPF run-time statistics (Linux 5.8 and root have them)")
+}
+
+/// The programs of a session's tracer, by id and name.
+pub(super) fn programs_of(session: &Session<'_>) -> Result<Vec<(u32, String)>> {
     let pid = i32::try_from(session.pid()).context("a pid")?;
     let ids: Vec<_> = bpf::held_by(pid, Kind::Program)
         .into_iter()
@@ -97,6 +101,14 @@ fn under(programs: &Programs, load: &Words) -> Result<HookCosts> {
     if ids.is_empty() {
         bail!("tracer holds no BPF program");
     }
+    Ok(ids)
+}
+
+fn under(programs: &Programs, load: &Words) -> Result<HookCosts> {
+    let mut session = Session::start(programs, &[], load)?;
+    let empty =
+        EmptyProgram::attach("sched_process_fork").context("cannot attach an empty program")?;
+    let ids = programs_of(&session)?;
     let (told, mut looks) = watched(&ids, || session.go())?;
     looks.push(settled(&ids));
     let empty = empty.runs().context("cannot read an empty program's statistics")?;
@@ -214,7 +226,7 @@ fn between(before: &Runs, after: &Runs) -> Runs {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts and times far below 2^52")]
-fn share(part: u64, of: u64) -> f64 {
+pub(super) fn share(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { part as f64 / of as f64 }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    environment,
     pairs::{Pair, Ratio, Spread, interleave},
     peers,
     programs::Programs,
@@ -20,6 +21,7 @@ pub(crate) struct Sizes {
     pub(crate) noise: Vec<Load>,
     pub(crate) loops: Vec<Load>,
     pub(crate) hooks: Vec<Words>,
+    pub(crate) environment: environment::Sizes,
     pub(crate) events: Vec<Words>,
     /// Live processes at which memory is looked at.
     pub(crate) live: Vec<usize>,
@@ -44,6 +46,7 @@ impl Sizes {
             noise: loops([10_000, 4_000, 2_000, 20_000]),
             loops: with_slow_ones(root, loops([10_000, 4_000, 2_000, 20_000]), 20_000),
             hooks: words(&["vfork 50000", "fork 20000", "spawn 5000", "both 50000"]),
+            environment: environment::Sizes { programs: 1_000, variables: [0, 30, 100, 250] },
             events: words(&["vfork 100000", "both 200000", "spawn 10000", "children 20000"]),
             live: vec![0, 10_000, 20_000],
             idle: Duration::from_secs(30),
@@ -62,6 +65,7 @@ impl Sizes {
             noise: loops([200, 200, 20, 200]),
             loops: with_slow_ones(root, loops([200, 200, 20, 200]), 300),
             hooks: words(&["vfork 500", "spawn 50"]),
+            environment: environment::Sizes { programs: 50, variables: [0, 30, 100, 250] },
             events: words(&["vfork 500", "both 500"]),
             live: vec![0, 300],
             idle: Duration::from_secs(1),

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: the figures of BENCHMARKS.md, each by the way that its module explains.
 //!
 //! - `pairs`: interleaved runs with and without, ratios, spreads; `loads`: what is run.
-//! - `hooks` (BPF run-time statistics), `consumption` (CPU, memory, idle), `latency`, `peers`,
+//! - `hooks` and `environment` (BPF run-time statistics), `consumption` (CPU, memory, idle), `latency`, `peers`,
 //!   `core` (the sans-IO core alone).
 //! - `results`: all figures, as JSON; `page`: the same for people.
 //!
@@ -10,6 +10,7 @@
 mod clock;
 mod consumption;
 mod core;
+mod environment;
 mod hooks;
 mod latency;
 mod loads;
@@ -85,6 +86,8 @@ enum Section {
     Loops,
     /// What each hook takes in the kernel
     Hooks,
+    /// What each variable of an environment adds to exec in the kernel
+    Environment,
     /// User-space CPU by event, and events lost
     Events,
     /// Resident memory by live processes
@@ -192,6 +195,10 @@ fn measure(
     })?;
     timed(Section::Hooks, "hooks in the kernel", &mut || {
         results.hooks = hooks::measure(programs, &sizes.hooks)?;
+        Ok(())
+    })?;
+    timed(Section::Environment, "exec by variables of the environment", &mut || {
+        results.environment = environment::measure(programs, sizes.environment, pairs)?;
         Ok(())
     })?;
     timed(Section::Events, "user space by event", &mut || {

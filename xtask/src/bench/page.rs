@@ -6,6 +6,7 @@ use super::{
     DEFAULT_PAIRS,
     consumption::{EventCost, bytes_per_process},
     core::Core,
+    environment::ExecCost,
     hooks::{BUDGETED, Calm, HookCosts},
     latency::{Latency, Zombies},
     loads::Loop,
@@ -32,6 +33,10 @@ fn write_page(page: &mut String, results: &Results) -> fmt::Result {
     if !results.hooks.is_empty() {
         writeln!(page, "\n## Hooks in the kernel\n\n{HOOKS}\n")?;
         hooks(page, &results.hooks)?;
+    }
+    if !results.environment.is_empty() {
+        writeln!(page, "\n## Exec by variables of the environment\n\n{ENVIRONMENT}\n")?;
+        environment(page, &results.environment)?;
     }
     if !results.events.is_empty() {
         writeln!(page, "\n## User space by event\n\n{EVENTS}\n")?;
@@ -88,6 +93,13 @@ counts with all the time that it stood, so beside the mean stands the median of 
 which such stalls do not move, and for `a process` also what the windows' lower quartiles sum to.
 Executed instructions are not counted: a virtual machine often has no counters for that, and the
 verifier's number of instructions is of those it looked at.";
+
+const ENVIRONMENT: &str = "\
+At exec the kernel side looks at each variable of the environment, 256 at most, for markers of agents
+and tool calls. BPF run-time statistics of its hook while a shell starts 1000 times `true` with so many
+variables of 36 bytes, every size once a turn. tracer is stopped meanwhile: to wake it, which the hook
+does for a record that finds it asleep, takes several times as long. `ns a variable` is what is more
+than without any in the same turn; what the statistics take is in `ns an exec`.";
 
 const EVENTS: &str = "\
 CPU time of tracer's own process (its `CLOCK_PROCESS_CPUTIME_ID`: user and system, none of COMMAND's),
@@ -226,6 +238,12 @@ fn all_budgets(results: &Results) -> Vec<Budget> {
         let between = windows.map(|windows| (windows.quartile_1 / 1e3, exec.run_ns / 1e3));
         add("exec with arguments in the kernel", 3.0, "us", measured / 1e3, between);
     }
+    for ExecCost { variables, variable_ns, .. } in &results.environment {
+        if let Some(spread) = variable_ns {
+            let what = format!("a variable of {variables} looked at for markers, at exec");
+            add(&what, 70.0, "ns", spread.median, spread.median_95);
+        }
+    }
     for (kind, percent) in [("vfork", 5.0), ("spawn", 1.0)] {
         let of_kind = |run: &&Loop| run.load.split(' ').next() == Some(kind);
         if let Some(run) = results.loops.iter().find(of_kind) {
@@ -344,6 +362,30 @@ fn cells(all: &[HookCosts], cell: impl Fn(&HookCosts) -> String) -> String {
         let _ = write!(row, "{}{cell}", if row.is_empty() { " " } else { " | " });
         row
     })
+}
+
+fn environment(page: &mut String, all: &[ExecCost]) -> fmt::Result {
+    writeln!(
+        page,
+        "| Variables | Turns | ns an exec | Quartiles | ns a variable | Quartiles | 95 % of median |\n\
+         | --- | --- | --- | --- | --- | --- | --- |"
+    )?;
+    for ExecCost { variables, run_ns, variable_ns } in all {
+        let Spread { count, quartile_1, median, quartile_3, .. } = run_ns;
+        let added = variable_ns.as_ref().map_or_else(
+            || " | |".to_owned(),
+            |spread| {
+                let Spread { quartile_1, median, quartile_3, .. } = spread;
+                let interval = interval(spread);
+                format!("{median:.1} | {quartile_1:.1} to {quartile_3:.1} | {interval}")
+            },
+        );
+        writeln!(
+            page,
+            "| {variables} | {count} | {median:.0} | {quartile_1:.0} to {quartile_3:.0} | {added} |"
+        )?;
+    }
+    Ok(())
 }
 
 fn events(page: &mut String, costs: &[EventCost]) -> fmt::Result {

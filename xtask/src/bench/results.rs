@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     consumption::{EventCost, Idle, Memory},
     core::Core,
+    environment::ExecCost,
     hooks::HookCosts,
     latency::Latency,
     loads::{Loop, Startup},
@@ -31,6 +32,8 @@ pub(crate) struct Results {
     pub(crate) noise: Vec<Loop>,
     pub(crate) loops: Vec<Loop>,
     pub(crate) hooks: Vec<HookCosts>,
+    #[serde(default)]
+    pub(crate) environment: Vec<ExecCost>,
     pub(crate) events: Vec<EventCost>,
     pub(crate) memory: Vec<Memory>,
     pub(crate) startup: Option<Startup>,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::{
@@ -60,6 +61,15 @@ impl<'a> Session<'a> {
         let to_load = self.to_load.as_mut().context("the load has been let go")?;
         to_load.write_all(b"go\n").context("give the load the word to go")?;
         self.line().context("the load did not do its work")
+    }
+
+    /// The same while tracer is stopped: what it costs to wake it is nobody's then.
+    pub(crate) fn go_unread(&mut self) -> Result<Value> {
+        let tracer = Pid::from_child(&self.tracer);
+        kill_process(tracer, Signal::STOP).context("stop tracer")?;
+        let told = self.go();
+        kill_process(tracer, Signal::CONT).context("let tracer go on")?;
+        told
     }
 
     /// Waits until tracer has digested everything.
