@@ -460,7 +460,8 @@ mod tests {
 
     #[test]
     fn who_is_gone_is_not_answered() {
-        let listener = Listener::bind().unwrap();
+        let clock = crate::procfs::Procfs::of_host().unwrap().clock();
+        let listener = Listener::bind(clock).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let asker = UnixDatagram::bind(folder.path().join("asker")).unwrap();
         let address = asker.local_addr().unwrap();
