@@ -48,6 +48,14 @@ impl Cgroup {
         Ok(made)
     }
 
+    /// Makes one of v2, without limits.
+    pub fn unified() -> Result<Self, String> {
+        let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+        let is_unified = |mount: &&Path| mount.join("cgroup.controllers").exists();
+        let root = mounts.into_iter().find(is_unified).ok_or("no cgroup v2 is mounted")?;
+        Self::make(root.join(name()))
+    }
+
     /// Changes how many threads it may hold; those that it has stay.
     pub fn allow_threads(&self, most: u32) -> Result<(), String> {
         self.set("pids.max", &most.to_string())

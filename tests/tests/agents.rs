@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Value, json};
 use tracer_tests::agents::expect_call;
 use tracer_tests::agents::script::Agent;
-use tracer_tests::{Run, binary, proc};
+use tracer_tests::{Run, binary, proc, skip, sys};
 
 /// A line of shell that leaves a process, which tells this name, and ends when it has.
 fn leaving(name: &str) -> String {
@@ -151,4 +151,46 @@ fn leak_that_an_agent_hangs_on_is_named_with_its_call_when_the_agent_is_ended() 
         "call_1",
         &["exact"],
     );
+}
+
+/// An agent that no rule knows but by its cgroup, and the rule.
+fn in_cgroup(line: &str) -> Option<(tracer_tests::cgroup::Cgroup, Run)> {
+    let made = tracer_tests::cgroup::Cgroup::unified();
+    let cgroup = made.map_err(|why| skip(&format!("no cgroup v2 of one's own: {why}"))).ok()?;
+    let name = cgroup.path().file_name().expect("a name").to_string_lossy().into_owned();
+    let run = Run::shell(line).env("CGROUP", cgroup.path());
+    let rules = run.path("rules.toml");
+    let text = format!("[[agent]]\nname = 'node-agent'\ncgroups = ['/*{name}']\n");
+    fs::write(&rules, text).expect("a file in the run's folder");
+    let run = run.options([std::ffi::OsString::from("--rules"), rules.into()]).grace("300ms");
+    Some((cgroup, run))
+}
+
+#[test]
+fn agent_is_known_by_its_cgroup() {
+    // It moves itself there and executes the agent's program, as `systemd-run --scope` does.
+    let line = "(echo 0 >$CGROUP/cgroup.procs; exec sh -c '$WORKLOAD sleep as=left streams=null &
+                $WORKLOAD await names=left; exit 0')";
+    let Some((_cgroup, run)) = in_cgroup(line) else { return };
+    let finished = run.finish();
+    let left = finished.fact("left").pid;
+    let finding = finished.only_finding("survivor", left);
+    finding.expect("/agent/name", "node-agent").expect("/tool_call/confidence", "none");
+    assert_ne!(finding.process()["pid"], finished.report["invocation"]["root"]["pid"]);
+    sys::kill(left, libc::SIGKILL);
+}
+
+#[test]
+fn shell_that_moves_itself_into_an_agent_s_cgroup_is_that_agent() {
+    let line = "echo 0 >$CGROUP/cgroup.procs; $WORKLOAD sleep as=one streams=null &
+                $WORKLOAD sleep as=two streams=null & $WORKLOAD await names=one,two; exit 0";
+    let Some((_cgroup, run)) = in_cgroup(line) else { return };
+    let finished = run.finish();
+    let root = finished.report["invocation"]["root"]["pid"].clone();
+    for name in ["one", "two"] {
+        let left = finished.fact(name).pid;
+        let finding = finished.finding("survivor", left);
+        finding.expect("/agent/name", "node-agent").expect("/agent/pid", root.clone());
+        sys::kill(left, libc::SIGKILL);
+    }
 }

@@ -32,6 +32,7 @@ use signals::{Delivery, Signals};
 
 use crate::{
     kernel::{
+        cgroups::Cgroups,
         evidence::CommandStreams,
         load::{Counts, LoadError, Probes},
         procs::WalkError,
@@ -145,6 +146,7 @@ pub async fn run<'r>(
     let lineage = Lineage::with_rules(options.config, Rc::clone(&options.rules));
     let mut lineage = Recorded::new(lineage, recorder);
     introduce_bystanders(&procfs, &mut lineage);
+    let cgroups = cgroups_for(&options.rules, &procfs);
     let signals = Signals::receive()?;
     let ring = probes.take_ring().ok_or(LoadError::Missing("RECORDS"))?;
     let reader = Reader::start(ring, probes.ring_bytes())?;
@@ -175,6 +177,8 @@ pub async fn run<'r>(
         hearing: Hearing::new(listener),
         redactor: &options.redactor,
         told: HashSet::new(),
+        rules: &options.rules,
+        cgroups,
         clock,
         command,
         lives,
@@ -203,6 +207,18 @@ fn opening(options: &RunOptions, clock: BootClock) -> Opening {
     }
 }
 
+/// The cgroups of this host, if rules ask for them and there are any.
+fn cgroups_for(rules: &Rules, procfs: &Procfs) -> Option<Cgroups> {
+    if !rules.ask_for_cgroups() {
+        return None;
+    }
+    let mounted = Cgroups::mounted(procfs);
+    if let Ok(None) = mounted {
+        log::warn!("agent rules ask for cgroups, and no cgroup v2 is mounted here");
+    }
+    mounted.inspect_err(|error| log::warn!("failed to open cgroup v2: {error}")).ok().flatten()
+}
+
 /// Only an ancestor of the tracer can adopt what COMMAND orphans: the nearest that is a subreaper,
 /// or the init of its PID namespace (`find_new_reaper` in kernel/exit.c).
 fn introduce_bystanders(procfs: &Procfs, lineage: &mut Recorded<'_>) {
@@ -228,6 +244,9 @@ struct Driver<'r> {
     redactor: &'r Redactor,
     /// Numbers of the findings that an agent was told of.
     told: HashSet<u64>,
+    rules: &'r Rules,
+    /// Where rules ask for cgroups.
+    cgroups: Option<Cgroups>,
     clock: BootClock,
     command: Command,
     lives: &'r mut dyn FnMut(&Life, i64),
@@ -345,6 +364,7 @@ impl Driver<'_> {
                         reading.note(&event);
                     }
                     self.lineage.handle(event);
+                    self.look_at_cgroup(record);
                 }
                 Err(error) => {
                     log::error!("failed to {error}");
@@ -354,6 +374,17 @@ impl Driver<'_> {
         }
         self.lineage.flush();
         Ok(())
+    }
+
+    /// Tells the core if the process of a record is in a cgroup that rules ask for.
+    fn look_at_cgroup(&mut self, record: &[u8]) {
+        if let Some(cgroups) = &mut self.cgroups
+            && let Some((process, id, is_born)) = records::cgroup(record)
+            && let Some(path) = cgroups.path(id)
+            && self.rules.know_cgroup(&path)
+        {
+            self.lineage.handle(Event::InCgroup { process, is_born, path });
+        }
     }
 
     /// Answers what stands open of the calls of the asker's agent.

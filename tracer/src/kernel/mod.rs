@@ -2,6 +2,7 @@
 //! the `PROCS` map, and looks at live processes.
 
 pub mod btf;
+pub mod cgroups;
 mod counters;
 pub mod evidence;
 pub mod host;

@@ -115,6 +115,18 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
     })
 }
 
+/// The cgroup (v2) that a fork's child or an exec's process is in, and whether it was born there.
+#[must_use]
+pub fn cgroup(bytes: &[u8]) -> Option<(ProcessId, u64, bool)> {
+    let header: Header = read(bytes).ok()?;
+    let (cgroup, is_born) = match RecordKind::from_wire(header.kind)? {
+        RecordKind::Fork => (read::<ForkRecord>(bytes).ok()?.cgroup, true),
+        RecordKind::Exec => (read::<ExecRecord>(bytes).ok()?.cgroup, false),
+        _ => return None,
+    };
+    (cgroup != 0).then(|| (id(header.pid, header.start), cgroup, is_born))
+}
+
 fn fork(record: &ForkRecord) -> Event<'static> {
     let ForkRecord {
         header,

@@ -57,6 +57,8 @@ pub(crate) struct Invocation {
     pub(crate) session: Option<Box<[u8]>>,
     /// It announced calls.
     pub(crate) speaks: bool,
+    /// The cgroup by which it is known.
+    cgroup: Option<Box<[u8]>>,
 }
 
 impl Invocation {
@@ -100,6 +102,7 @@ impl Invocations {
             version: None,
             session: None,
             speaks: false,
+            cgroup: None,
         });
         Some(index)
     }
@@ -156,6 +159,23 @@ impl Lineage {
             self.becomes_agent(id, Some(name), rule);
         }
         self.learn_of_forker(id);
+    }
+
+    /// It is in a cgroup that may be an agent's. Who was born in one has a forker that was there before
+    /// it: a shell that moved itself there, or, seldom, whoever clones right into a cgroup.
+    pub(super) fn seen_in_cgroup(&mut self, id: ProcessId, is_born: bool, path: &[u8]) {
+        let Some((rule, cgroup)) = self.rules.agent_of_cgroup(path) else { return };
+        let is_known = self.generations(id).any(|(_, entry)| {
+            let index = entry.agent.and_then(|index| self.invocations.get(index));
+            index.is_some_and(|known| known.cgroup.as_deref() == Some(cgroup))
+        });
+        let Some(entry) = self.table.get(id).filter(|_| !is_known) else { return };
+        let forker = Some(entry.forker).filter(|id| is_born && self.table.get(*id).is_some());
+        if let Some(index) = self.becomes_agent_of(rule, forker.unwrap_or(id))
+            && let Some(invocation) = self.invocations.get_mut(index)
+        {
+            invocation.cgroup = Some(cgroup.into());
+        }
     }
 
     /// The name in its `TRACER_AGENT`, where its forker had not the same.

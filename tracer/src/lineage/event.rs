@@ -1,5 +1,7 @@
 //! What goes into the core: everything it ever learns about the world.
 
+use std::sync::Arc;
+
 use tracer_common::WaitCounts;
 
 use super::{
@@ -126,6 +128,15 @@ pub enum Event<'a> {
     Announced(Box<Announcement>),
     /// So many more announcements were malformed or too many.
     AnnouncementsRefused(u64),
+    /// A process is in a cgroup that agent rules ask for.
+    InCgroup {
+        /// Who.
+        process: ProcessId,
+        /// It was forked in it; else it has executed a program in it.
+        is_born: bool,
+        /// Path of the cgroup (v2).
+        path: Arc<[u8]>,
+    },
     /// A process outside the invocation that could adopt an orphan of it: an ancestor of the
     /// tracer.
     Bystander {
@@ -169,6 +180,7 @@ impl Event<'_> {
             Self::Observed { .. }
             | Self::Sampled { .. }
             | Self::Bystander { .. }
+            | Self::InCgroup { .. }
             | Self::Announced(_)
             | Self::AnnouncementsRefused(_)
             | Self::Recovered { .. } => None,

@@ -234,6 +234,9 @@ impl Lineage {
             }
             Event::Sampled { at, blocked } => self.sampled(at, &blocked),
             Event::Announced(announcement) => self.announced(*announcement),
+            Event::InCgroup { process, is_born, path } => {
+                self.seen_in_cgroup(process, is_born, &path);
+            }
             Event::AnnouncementsRefused(refused) => self.drop_announcements(refused),
             Event::Bystander { pid, start_ticks, name } => {
                 self.bystanders.push(Bystander { pid, start_ticks, name: name.into() });

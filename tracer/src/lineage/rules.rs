@@ -85,6 +85,8 @@ struct AgentEntry {
     #[serde(default)]
     arguments: Vec<String>,
     #[serde(default)]
+    cgroups: Vec<String>,
+    #[serde(default)]
     session: Vec<String>,
     #[serde(default)]
     version: Vec<String>,
@@ -114,6 +116,7 @@ struct SpawnerEntry {
 pub(crate) struct AgentRule {
     pub(crate) name: Rc<str>,
     pattern: Pattern,
+    cgroups: Vec<GlobMatcher>,
     pub(crate) session: Vec<Box<[u8]>>,
     version: Vec<Version>,
     pub(crate) call: Vec<Box<[u8]>>,
@@ -247,6 +250,30 @@ impl Rules {
         self.agents.iter().position(|rule| rule.pattern.matches(program))
     }
 
+    /// Whether any rule asks for cgroups.
+    #[must_use]
+    pub fn ask_for_cgroups(&self) -> bool {
+        self.agents.iter().any(|rule| !rule.cgroups.is_empty())
+    }
+
+    /// Whether an agent's cgroup is this one, or one around it.
+    #[must_use]
+    pub fn know_cgroup(&self, path: &[u8]) -> bool {
+        self.agent_of_cgroup(path).is_some()
+    }
+
+    /// The agent whose cgroup this path is in, and the path of that: the shortest part of it that a
+    /// rule knows, so that what an agent makes below its own cgroup is the agent's too.
+    pub(crate) fn agent_of_cgroup<'a>(&self, path: &'a [u8]) -> Option<(usize, &'a [u8])> {
+        let ends = path.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/');
+        let ends = ends.map(|(end, _)| end).chain([path.len()]);
+        ends.filter_map(|end| path.get(..end)).find_map(|part| {
+            let text = String::from_utf8_lossy(part);
+            let knows = |rule: &AgentRule| rule.cgroups.iter().any(|glob| glob.is_match(&*text));
+            Some((self.agents.iter().position(knows)?, part))
+        })
+    }
+
     /// The agent whose session this variable tells.
     pub(crate) fn agent_of_session(&self, variable: &[u8]) -> Option<usize> {
         self.agents.iter().position(|rule| rule.session.iter().any(|name| **name == *variable))
@@ -309,6 +336,7 @@ fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
         executables,
         modules,
         arguments,
+        cgroups,
         session,
         version,
         call,
@@ -321,6 +349,7 @@ fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
     }
     Ok(AgentRule {
         pattern: pattern(&name, &executables, &modules, &arguments)?,
+        cgroups: cgroups.iter().map(|text| glob(&name, text)).collect::<Result<_, _>>()?,
         session: session.into_iter().map(variable).collect::<Result<_, _>>()?,
         version: version.iter().map(|text| version_of(text)).collect::<Result<_, _>>()?,
         call: call.into_iter().map(variable).collect::<Result<_, _>>()?,
@@ -446,6 +475,25 @@ mod tests {
         assert_eq!(name(program("/x/wild-goose", &["goose"])), Some("goose"));
         assert!(rules.markers().iter().any(|name| name == b"MYBOT_CALL"));
         assert!(rules.cookies().any(|name| name == b"MYBOT_CALL"));
+    }
+
+    #[test]
+    fn agent_s_cgroup_holds_what_it_makes_below_it() {
+        let text = "[[agent]]\nname = 'x'\ncgroups = ['/agents.slice/*.service', '/top']";
+        let rules = Rules::of(vec![text.to_owned()]).unwrap();
+        for (path, cgroup) in [
+            ("/agents.slice/a.service", Some("/agents.slice/a.service")),
+            ("/agents.slice/a.service/tool/b.service", Some("/agents.slice/a.service")),
+            ("/agents.slice", None),
+            ("/agents.slice/a.scope", None),
+            ("/top/x", Some("/top")),
+            ("/", None),
+            ("", None),
+        ] {
+            let found = rules.agent_of_cgroup(path.as_bytes()).map(|(_, cgroup)| cgroup);
+            assert_eq!(found, cgroup.map(str::as_bytes), "{path}");
+        }
+        assert!(rules.ask_for_cgroups() && !Rules::built_in().ask_for_cgroups());
     }
 
     #[test]

@@ -258,6 +258,22 @@ impl TaskDir {
         Ok(found)
     }
 
+    /// The first mount of such a file system.
+    ///
+    /// # Errors
+    /// [`Error::is_gone`] once the task is reaped.
+    pub fn mount_of_type(&self, fs_type: &[u8]) -> Result<Option<Mount>> {
+        let mut found = None;
+        self.each_mount(|mount| {
+            if mount.fs_type == fs_type {
+                found = Some(mount);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
     fn each_mount(&self, mut visit: impl FnMut(Mount) -> ControlFlow<()>) -> Result<()> {
         let name = "mountinfo";
         self.each_line(name, |number, line| match parse_mountinfo_line(number, line) {

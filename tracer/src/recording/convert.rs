@@ -137,6 +137,11 @@ fn kind(event: &Event<'_>) -> Kind {
             let json = serde_json::to_vec(announcement).unwrap_or_default();
             Kind::Announced(wire::Announced { json, refused: 0 })
         }
+        Event::InCgroup { process, is_born, ref path } => Kind::InCgroup(wire::InCgroup {
+            process: Some(process.into()),
+            is_born,
+            path: path.to_vec(),
+        }),
         Event::AnnouncementsRefused(refused) => {
             Kind::Announced(wire::Announced { json: Vec::new(), refused })
         }
@@ -236,6 +241,10 @@ pub(super) fn input(kind: &Kind) -> Result<Input<'_>, Reason> {
         Kind::Announced(wire::Announced { json, refused: _ }) => {
             let announcement = serde_json::from_slice(json);
             Event::Announced(announcement.map_err(|_| Reason::Announcement)?)
+        }
+        Kind::InCgroup(wire::InCgroup { process, is_born, path }) => {
+            let path = path.as_slice().into();
+            Event::InCgroup { process: id(process), is_born: *is_born, path }
         }
         Kind::Exit(wire::Exit { at, process, status, parent, children_uncounted }) => Event::Exit {
             at: Nanos(*at),

@@ -64,7 +64,9 @@ fn note(known: &mut Settlement, input: &Input<'_>, lineage: &Lineage) {
             | Event::Recovered { at, .. },
         ) => at,
         Input::Event(Event::Announced(ref announcement)) => announcement.sent_at,
-        Input::Event(Event::Bystander { .. } | Event::AnnouncementsRefused(_))
+        Input::Event(
+            Event::Bystander { .. } | Event::InCgroup { .. } | Event::AnnouncementsRefused(_),
+        )
         | Input::EndGrace
         | Input::LastLook => Nanos(0),
     };

@@ -12,7 +12,7 @@ use prost::{Message, Oneof};
 pub(super) struct Record {
     #[prost(
         oneof = "Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
     )]
     pub(super) kind: Option<Kind>,
 }
@@ -60,6 +60,8 @@ pub(super) enum Kind {
     LastLook(LastLook),
     #[prost(message, tag = "19")]
     Announced(Announced),
+    #[prost(message, tag = "20")]
+    InCgroup(InCgroup),
 }
 
 /// The first record.
@@ -185,6 +187,16 @@ pub(super) struct Announced {
     pub(super) json: Vec<u8>,
     #[prost(uint64, tag = "2")]
     pub(super) refused: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct InCgroup {
+    #[prost(message, optional, tag = "1")]
+    pub(super) process: Option<Id>,
+    #[prost(bool, tag = "2")]
+    pub(super) is_born: bool,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(super) path: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
