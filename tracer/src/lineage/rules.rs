@@ -5,7 +5,7 @@
 
 use std::{fmt, rc::Rc};
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -46,6 +46,9 @@ pub enum RulesError {
         /// What is wrong with it.
         source: globset::Error,
     },
+    /// There are too many patterns.
+    #[error("use the patterns of agent rules: {0}")]
+    Patterns(globset::Error),
     /// An agent without a name that can be shown.
     #[error(
         "parse agent rules: {0:?} is no name for an agent: letters, digits, '.', '_' and '-', at most {MAX_NAME}"
@@ -116,11 +119,11 @@ struct SpawnerEntry {
 pub(crate) struct AgentRule {
     pub(crate) name: Rc<str>,
     pattern: Pattern,
-    cgroups: Vec<GlobMatcher>,
+    cgroups: GlobSet,
     pub(crate) session: Vec<Box<[u8]>>,
     version: Vec<Version>,
     pub(crate) call: Vec<Box<[u8]>>,
-    helpers: Vec<GlobMatcher>,
+    helpers: GlobSet,
     /// Its tool calls start processes by a command alone.
     pub(crate) only_commands: bool,
     /// It puts a command into the midst of a script.
@@ -147,7 +150,7 @@ impl AgentRule {
     /// Whether it starts such programs for itself.
     pub(crate) fn is_helper(&self, program: &Program) -> bool {
         let name = String::from_utf8_lossy(program.name());
-        self.helpers.iter().any(|helper| helper.is_match(&*name))
+        self.helpers.is_match(&*name)
     }
 }
 
@@ -162,10 +165,26 @@ struct Version {
 /// What a program looks like.
 #[derive(Debug)]
 struct Pattern {
-    names: Vec<GlobMatcher>,
-    paths: Vec<GlobMatcher>,
-    modules: Vec<GlobMatcher>,
-    arguments: Vec<GlobMatcher>,
+    names: Vec<Glob>,
+    paths: Vec<Glob>,
+    modules: Vec<Glob>,
+    arguments: Vec<Glob>,
+}
+
+/// Many of them, to be matched at once: every exec asks.
+#[derive(Debug, Default)]
+struct Patterns {
+    names: Globs,
+    paths: Globs,
+    modules: Globs,
+    arguments: Globs,
+}
+
+/// Globs, and which pattern each is of.
+#[derive(Debug, Default)]
+struct Globs {
+    set: GlobSet,
+    owners: Vec<usize>,
 }
 
 /// All rules; by default there are none.
@@ -173,7 +192,9 @@ struct Pattern {
 pub struct Rules {
     text: Vec<String>,
     agents: Vec<AgentRule>,
-    spawners: Vec<Pattern>,
+    /// Of the agents, in their order.
+    programs: Patterns,
+    spawners: Patterns,
     markers: Vec<Vec<u8>>,
     secrets: Vec<String>,
 }
@@ -200,31 +221,34 @@ impl Rules {
     /// # Errors
     /// One of them is no TOML of rules.
     pub fn of(texts: Vec<String>) -> Result<Self, RulesError> {
-        let mut rules = Self::default();
+        let (mut agents, mut spawners, mut secrets) =
+            (Vec::<AgentRule>::new(), Vec::new(), Vec::new());
         for text in &texts {
             let File { agent, spawner, redact } = toml::from_str(text)?;
-            rules.secrets.extend(redact.into_iter().map(|entry| entry.pattern));
+            secrets.extend(redact.into_iter().map(|entry| entry.pattern));
             for entry in agent {
                 let rule = agent_rule(entry)?;
-                rules.agents.retain(|known| known.name != rule.name);
-                rules.agents.push(rule);
+                agents.retain(|known| known.name != rule.name);
+                agents.push(rule);
             }
             for SpawnerEntry { executables, modules, arguments } in spawner {
-                rules.spawners.push(pattern("spawner", &executables, &modules, &arguments)?);
+                spawners.push(pattern("spawner", &executables, &modules, &arguments)?);
             }
         }
-        rules.markers = [COOKIE, AGENT, TRACEPARENT].map(<[u8]>::to_vec).to_vec();
-        let variables = rules.agents.iter().flat_map(|rule| {
+        let mut markers = [COOKIE, AGENT, TRACEPARENT].map(<[u8]>::to_vec).to_vec();
+        let variables = agents.iter().flat_map(|rule| {
             let versions = rule.version.iter().map(|version| &version.variable);
             rule.session.iter().chain(&rule.call).chain(versions)
         });
         for variable in variables {
-            if !rules.markers.iter().any(|known| **known == **variable) {
-                rules.markers.push(variable.to_vec());
+            if !markers.iter().any(|known| **known == **variable) {
+                markers.push(variable.to_vec());
             }
         }
-        rules.text = texts;
-        Ok(rules)
+        let programs = agents.iter().map(|rule| &rule.pattern).collect::<Vec<_>>();
+        let programs = Patterns::of(&programs)?;
+        let spawners = Patterns::of(&spawners.iter().collect::<Vec<_>>())?;
+        Ok(Self { text: texts, agents, programs, spawners, markers, secrets })
     }
 
     /// What they were made of.
@@ -247,7 +271,7 @@ impl Rules {
 
     /// The agent that a program is.
     pub(crate) fn agent(&self, program: &Program) -> Option<usize> {
-        self.agents.iter().position(|rule| rule.pattern.matches(program))
+        self.programs.first(program)
     }
 
     /// Whether any rule asks for cgroups.
@@ -269,7 +293,7 @@ impl Rules {
         let ends = ends.map(|(end, _)| end).chain([path.len()]);
         ends.filter_map(|end| path.get(..end)).find_map(|part| {
             let text = String::from_utf8_lossy(part);
-            let knows = |rule: &AgentRule| rule.cgroups.iter().any(|glob| glob.is_match(&*text));
+            let knows = |rule: &AgentRule| rule.cgroups.is_match(&*text);
             Some((self.agents.iter().position(knows)?, part))
         })
     }
@@ -297,37 +321,64 @@ impl Rules {
 
     /// Whether a program forks for whoever asks it.
     pub(crate) fn is_spawner(&self, program: &Program) -> bool {
-        self.spawners.iter().any(|pattern| pattern.matches(program))
+        self.spawners.first(program).is_some()
     }
 }
 
-impl Pattern {
-    fn matches(&self, program: &Program) -> bool {
+impl Patterns {
+    fn of(patterns: &[&Pattern]) -> Result<Self, RulesError> {
+        let globs = |of: fn(&Pattern) -> &[Glob]| {
+            let (mut all, mut owners) = (Vec::new(), Vec::new());
+            for (owner, pattern) in patterns.iter().enumerate() {
+                let globs = of(pattern);
+                all.extend_from_slice(globs);
+                owners.resize(all.len(), owner);
+            }
+            Ok::<_, RulesError>(Globs { set: set(&all)?, owners })
+        };
+        Ok(Self {
+            names: globs(|pattern| &pattern.names)?,
+            paths: globs(|pattern| &pattern.paths)?,
+            modules: globs(|pattern| &pattern.modules)?,
+            arguments: globs(|pattern| &pattern.arguments)?,
+        })
+    }
+
+    /// The first pattern that a program fits.
+    fn first(&self, program: &Program) -> Option<usize> {
         let Self { names, paths, modules, arguments } = self;
-        let matches_path = |path: &[u8]| {
+        let of_path = |path: &[u8]| {
             let text = String::from_utf8_lossy(path);
             let name = text.rsplit('/').next().unwrap_or_default();
-            names.iter().any(|glob| glob.is_match(name))
-                || paths.iter().any(|glob| glob.is_match(&*text))
+            first_of([names.first(name), paths.first(&text)])
         };
-        if matches_path(&program.exe) {
-            return true;
-        }
         let run = program.interpreted();
-        if run.script.is_some_and(matches_path) {
-            return true;
-        }
-        if let Some(module) = run.module
-            && modules.iter().any(|glob| glob.is_match(&*String::from_utf8_lossy(module)))
-        {
-            return true;
-        }
-        !arguments.is_empty()
-            && program.args.split(|&byte| byte == 0).skip(1).any(|arg| {
-                let text = String::from_utf8_lossy(arg);
-                arguments.iter().any(|glob| glob.is_match(&*text))
-            })
+        let of_arguments = || {
+            let args = program.args.split(|&byte| byte == 0).skip(1);
+            args.filter_map(|arg| arguments.first(&String::from_utf8_lossy(arg))).min()
+        };
+        first_of([
+            of_path(&program.exe),
+            run.script.and_then(of_path),
+            run.module.and_then(|module| modules.first(&String::from_utf8_lossy(module))),
+            if arguments.owners.is_empty() { None } else { of_arguments() },
+        ])
     }
+}
+
+impl Globs {
+    /// The first pattern that has a glob for this text.
+    fn first(&self, text: &str) -> Option<usize> {
+        // Most fit none, and then nothing is allocated.
+        if self.owners.is_empty() || !self.set.is_match(text) {
+            return None;
+        }
+        self.set.matches(text).into_iter().filter_map(|glob| self.owners.get(glob).copied()).min()
+    }
+}
+
+fn first_of<const N: usize>(found: [Option<usize>; N]) -> Option<usize> {
+    found.into_iter().flatten().min()
 }
 
 fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
@@ -349,11 +400,11 @@ fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
     }
     Ok(AgentRule {
         pattern: pattern(&name, &executables, &modules, &arguments)?,
-        cgroups: cgroups.iter().map(|text| glob(&name, text)).collect::<Result<_, _>>()?,
+        cgroups: globs(&name, &cgroups)?,
         session: session.into_iter().map(variable).collect::<Result<_, _>>()?,
         version: version.iter().map(|text| version_of(text)).collect::<Result<_, _>>()?,
         call: call.into_iter().map(variable).collect::<Result<_, _>>()?,
-        helpers: helpers.iter().map(|text| glob(&name, text)).collect::<Result<_, _>>()?,
+        helpers: globs(&name, &helpers)?,
         only_commands,
         embeds_command,
         name: name.into(),
@@ -378,13 +429,27 @@ fn pattern(
 }
 
 /// `*` also crosses slashes: a path's depth says nothing here.
-fn glob(rule: &str, text: &str) -> Result<GlobMatcher, RulesError> {
+fn glob(rule: &str, text: &str) -> Result<Glob, RulesError> {
     let glob = GlobBuilder::new(text).literal_separator(false).build();
-    glob.map(|glob| glob.compile_matcher()).map_err(|source| RulesError::Pattern {
+    glob.map_err(|source| RulesError::Pattern {
         rule: rule.to_owned(),
         pattern: text.to_owned(),
         source,
     })
+}
+
+fn globs(rule: &str, texts: &[String]) -> Result<GlobSet, RulesError> {
+    let globs = texts.iter().map(|text| glob(rule, text)).collect::<Result<Vec<_>, _>>()?;
+    set(&globs)
+}
+
+fn set(globs: &[Glob]) -> Result<GlobSet, RulesError> {
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(glob.clone());
+    }
+    // Each was parsed; all together can still be too large.
+    set.build().map_err(RulesError::Patterns)
 }
 
 fn variable(name: String) -> Result<Box<[u8]>, RulesError> {
@@ -410,6 +475,8 @@ fn version_of(text: &str) -> Result<Version, RulesError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn program(exe: &str, args: &[&str]) -> Program {
@@ -444,6 +511,63 @@ mod tests {
         ] {
             assert_eq!(agent_of(exe, args).as_deref(), agent, "{exe} {args:?}");
         }
+    }
+
+    /// What each glob by itself says, one after the other.
+    fn by_single_globs(patterns: &[&Pattern], program: &Program) -> Option<usize> {
+        let any = |globs: &[Glob], text: &[u8]| {
+            let text = String::from_utf8_lossy(text);
+            globs.iter().any(|glob| glob.compile_matcher().is_match(&*text))
+        };
+        patterns.iter().position(|Pattern { names, paths, modules, arguments }| {
+            let path = |path: &[u8]| {
+                let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+                any(names, name) || any(paths, path)
+            };
+            let run = program.interpreted();
+            path(&program.exe)
+                || run.script.is_some_and(path)
+                || run.module.is_some_and(|module| any(modules, module))
+                || program.args.split(|&byte| byte == 0).skip(1).any(|arg| any(arguments, arg))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn program_fits_the_first_pattern_that_has_a_glob_for_it(
+            exe in path(),
+            args in prop::collection::vec(prop_oneof![path(), "-m|-c|--bot=1|\\PC{0,6}"], 0..4),
+        ) {
+            let own = r#"
+                [[agent]]
+                name = "b"
+                executables = ["*od*", "c?dex", "[ag]*e", "*/bin/c*", "**/lib/{a,b}*"]
+                modules = ["a*"]
+                arguments = ["--bot=*", "*/lib/*"]
+                [[agent]]
+                name = "a"
+                executables = ["code", "*.js"]
+                modules = ["aider"]
+                [[spawner]]
+                executables = ["co*"]
+            "#;
+            let rules = Rules::of(vec![own.to_owned(), BUILT_IN.to_owned()]).unwrap();
+            let args: Vec<_> = args.iter().map(String::as_str).collect();
+            let program = program(&exe, &args);
+            let patterns: Vec<_> = rules.agents.iter().map(|rule| &rule.pattern).collect();
+            prop_assert_eq!(rules.agent(&program), by_single_globs(&patterns, &program));
+        }
+    }
+
+    /// Paths and names of which many fit.
+    fn path() -> impl Strategy<Value = String> {
+        let name = prop_oneof![
+            "code|codex|claude|claude[.]exe|aider|goose|node|python3|co|a|b",
+            "[acdegox.]{0,6}([.]js)?",
+            "\\PC{0,4}",
+        ];
+        let folder = "/|/usr/bin/|/lib/|/x/lib/a|[.]/|bin/|/node_modules/@openai/codex/|";
+        (folder, name).prop_map(|(folder, name)| (folder + &name).replace('\0', ""))
     }
 
     #[test]
