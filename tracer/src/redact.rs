@@ -3,7 +3,7 @@
 //!
 //! Whoever can read `/proc` can read them all the same; a report goes further than that.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::OnceLock};
 
 use regex::bytes::{Captures, Regex};
 use thiserror::Error;
@@ -30,16 +30,69 @@ pub struct PatternError {
 /// Leaves out secrets.
 #[derive(Debug)]
 pub struct Redactor {
-    patterns: Vec<Regex>,
+    /// `None`: leaves out nothing.
+    own: Option<Own>,
+    /// Patterns of users.
+    more: Vec<Regex>,
+}
+
+/// The patterns that come with tracer. Every line is looked at, and few hold a secret.
+#[derive(Clone, Debug)]
+struct Own {
+    /// Fits whatever one of the exact patterns fits, alone or with more around it.
+    any: Regex,
+    /// Made when they are needed: that takes a good part of what a short run takes.
+    exact: OnceLock<Exact>,
+}
+
+#[derive(Clone, Debug)]
+struct Exact {
+    patterns: [Regex; 4],
     /// An option or header whose value is the next argument.
-    asks_for_next: Option<Regex>,
+    asks_for_next: Regex,
+}
+
+impl Own {
+    fn new() -> Self {
+        let shaped = SHAPED.replace(r"\b", "");
+        let any = Exact::compile(&format!("(?i:{NAMED}|basic)|://|{shaped}"));
+        Self { any, exact: OnceLock::new() }
+    }
+
+    /// The exact patterns, where they may have something to say.
+    fn exact(&self, text: &[u8]) -> Option<&Exact> {
+        self.any.is_match(text).then(|| self.exact.get_or_init(Exact::new))
+    }
+}
+
+impl Exact {
+    /// What is added here must also be in [`Own::any`].
+    fn new() -> Self {
+        // `--api-key=x`, `API_KEY=x`, `password: x`, and `--api-key x` within one argument; the value
+        // ends where a word does, or its quotes.
+        let value = r#"(?:"(?P<quoted>[^"]+)"|'(?P<single>[^']+)'|(?P<secret>[^\s"'&;|]+))"#;
+        let patterns = [
+            format!(r"(?i)\b[\w.-]*{NAMED}(?:\s*[=:]\s*|\s+){value}"),
+            r"(?i)\b(?:bearer|basic)\s+(?P<secret>[A-Za-z0-9._~+/=-]{8,})".to_owned(),
+            r"://[^/\s:@]*:(?P<secret>[^/\s@]+)@".to_owned(),
+            format!("(?P<secret>{SHAPED})"),
+        ];
+        Self {
+            patterns: patterns.map(|pattern| Self::compile(&pattern)),
+            asks_for_next: Self::compile(&format!(r"(?i)^-{{1,2}}[\w.-]*{NAMED}$")),
+        }
+    }
+
+    fn compile(pattern: &str) -> Regex {
+        Regex::new(pattern).expect("a test makes every one")
+    }
 }
 
 impl Redactor {
     /// Leaves out nothing.
     #[must_use]
     pub fn none() -> Self {
-        Self { patterns: Vec::new(), asks_for_next: None }
+        Self { own: None, more: Vec::new() }
     }
 
     /// Leaves out what looks like a secret, and what fits these regular expressions: all of it, or,
@@ -48,34 +101,25 @@ impl Redactor {
     /// # Errors
     /// One of them is no regular expression.
     pub fn with(more: &[String]) -> Result<Self, PatternError> {
-        let compile = |pattern: &str| {
+        let compile = |pattern: &String| {
             Regex::new(pattern).map_err(|source| PatternError {
                 pattern: pattern.to_owned(),
                 source: Box::new(source),
             })
         };
-        // `--api-key=x`, `API_KEY=x`, `password: x`, and `--api-key x` within one argument; the value
-        // ends where a word does, or its quotes.
-        let value = r#"(?:"(?P<quoted>[^"]+)"|'(?P<single>[^']+)'|(?P<secret>[^\s"'&;|]+))"#;
-        let own = [
-            format!(r"(?i)\b[\w.-]*{NAMED}(?:\s*[=:]\s*|\s+){value}"),
-            r"(?i)\b(?:bearer|basic)\s+(?P<secret>[A-Za-z0-9._~+/=-]{8,})".to_owned(),
-            r"://[^/\s:@]*:(?P<secret>[^/\s@]+)@".to_owned(),
-            format!("(?P<secret>{SHAPED})"),
-        ];
-        let own = own.iter().map(|pattern| compile(pattern));
-        let patterns = own.chain(more.iter().map(|pattern| compile(pattern)));
         Ok(Self {
-            patterns: patterns.collect::<Result<_, _>>()?,
-            asks_for_next: Some(compile(&format!(r"(?i)^-{{1,2}}[\w.-]*{NAMED}$"))?),
+            own: Some(Own::new()),
+            more: more.iter().map(compile).collect::<Result<_, _>>()?,
         })
     }
 
     /// One text, as a summary or a command line.
     #[must_use]
     pub fn text<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
+        let exact = self.own.as_ref().and_then(|own| own.exact(text));
+        let own = exact.into_iter().flat_map(|exact| &exact.patterns);
         let mut text = Cow::Borrowed(text);
-        for pattern in &self.patterns {
+        for pattern in own.chain(&self.more) {
             if let Cow::Owned(clean) = pattern.replace_all(&text, cut) {
                 text = Cow::Owned(clean);
             }
@@ -95,7 +139,10 @@ impl Redactor {
     /// NUL-separated arguments; `None` where nothing is to be left out.
     #[must_use]
     pub fn arguments(&self, args: &[u8]) -> Option<Vec<u8>> {
-        let asks_for_next = self.asks_for_next.as_ref()?;
+        let exact = self.own.as_ref()?.exact(args);
+        if exact.is_none() && self.more.is_empty() {
+            return None;
+        }
         let mut clean = Vec::with_capacity(args.len());
         let (mut is_value, mut changed) = (false, false);
         for (index, arg) in args.split(|&byte| byte == 0).enumerate() {
@@ -111,7 +158,7 @@ impl Redactor {
                 changed |= matches!(told, Cow::Owned(_));
                 clean.extend_from_slice(&told);
             }
-            is_value = asks_for_next.is_match(arg);
+            is_value = exact.is_some_and(|exact| exact.asks_for_next.is_match(arg));
         }
         changed.then_some(clean)
     }
@@ -187,7 +234,51 @@ mod tests {
         assert!(error.to_string().contains("\"(\""), "{error}");
     }
 
+    /// What the exact patterns say of each argument, whether one is needed or not.
+    fn by_exact_patterns(args: &[u8], more: &[String]) -> Vec<u8> {
+        let Exact { patterns, asks_for_next } = Exact::new();
+        let more: Vec<_> = more.iter().map(|pattern| Regex::new(pattern).unwrap()).collect();
+        let mut is_value = false;
+        let mut told = Vec::new();
+        for arg in args.split(|&byte| byte == 0) {
+            let mut clean = arg.to_vec();
+            if is_value && !arg.is_empty() && !arg.starts_with(b"-") {
+                clean = REDACTED.to_vec();
+            } else {
+                for pattern in patterns.iter().chain(&more) {
+                    clean = pattern.replace_all(&clean, cut).into_owned();
+                }
+            }
+            is_value = asks_for_next.is_match(arg);
+            told.push(clean);
+        }
+        told.join(&0)
+    }
+
+    /// Arguments of the pieces that secrets are made of.
+    fn pieces() -> impl Strategy<Value = Vec<u8>> {
+        let named = "--|-|(?i:api[-_.]?key|toKen|\u{212a}ey|\u{17f}ecret|pa\u{17f}sword|passwd|passphrase|bearer|ba\u{17f}ic|auth_key)|credentials";
+        let shaped =
+            "sk-|ghp_|github_pat_|glpat-|xoxb-|AKIA|AIza|npm_|eyJ|[A-Z0-9]{16}|[a-z0-9]{8}[.]";
+        let others = "\u{0}|\u{0}|=|: | |://|@|[\"']|[a-z-]{1,9}|\u{e4}|me:";
+        let piece = prop_oneof![
+            named.prop_map(String::into_bytes),
+            shaped.prop_map(String::into_bytes),
+            others.prop_map(String::into_bytes),
+            others.prop_map(String::into_bytes),
+            Just(vec![0xff]),
+        ];
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
     proptest! {
+        #[test]
+        fn every_argument_gets_what_the_exact_patterns_say(args in pieces(), is_own: bool) {
+            let more = if is_own { vec!["^me(?P<secret>.)$".to_owned()] } else { Vec::new() };
+            let told = Redactor::with(&more).unwrap().arguments(&args);
+            prop_assert_eq!(told.as_ref().unwrap_or(&args), &by_exact_patterns(&args, &more));
+        }
+
         #[test]
         fn number_of_arguments_stays(words in prop::collection::vec("[a-z=: '\"-]{0,12}", 1..6)) {
             let redactor = Redactor::with(&[]).unwrap();
