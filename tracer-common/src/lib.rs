@@ -7,10 +7,12 @@
 //! `CLOCK_BOOTTIME`.
 #![no_std]
 
+mod fate;
 mod globals;
 mod procs;
 mod records;
 
+pub use fate::*;
 pub use globals::*;
 pub use procs::*;
 pub use records::*;

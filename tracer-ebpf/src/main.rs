@@ -27,6 +27,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the hooks' macros pass the context by value")]
 #![expect(clippy::needless_borrows_for_generic_args, reason = "keys lie on the stack once")]
 
+mod doom;
 mod emit;
 mod environment;
 mod procs;

@@ -11,6 +11,7 @@
 //! keeps what the core took in, to be judged again; [`driver`] puts them together into a run;
 //! [`toolcall`] is what agents say of their tool calls; [`cli`] is one file a subcommand.
 
+pub mod cleanup;
 pub mod cli;
 pub mod driver;
 pub mod escape;

@@ -100,7 +100,7 @@ impl JudgeArgs {
     }
 
     /// The pattern that allows a process.
-    fn allowed(&self, process: &Process) -> Option<String> {
+    pub(super) fn allowed(&self, process: &Process) -> Option<String> {
         let line = process.args.join(&b' ');
         let texts = [Some(&process.name), process.exe.as_ref(), Some(&line)];
         self.allow

@@ -102,6 +102,7 @@ fn shown(path: &Path) -> String {
 fn check_host() -> anyhow::Result<Status> {
     let rules = Rules::built_in();
     let options = LoadOptions {
+        kills: true,
         max_processes: DEFAULT_MAX_PROCESSES,
         ring_bytes: DEFAULT_RING_BYTES,
         markers: rules.markers(),

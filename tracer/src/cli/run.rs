@@ -18,12 +18,13 @@ use super::{
     shown,
 };
 use crate::{
+    cleanup::Settings,
     driver::{self, CommandError, RunError, RunOptions, Settled, User},
     kernel::{
         host,
         load::{DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, Probes},
     },
-    lineage::{BUILT_IN, Config, Life, Rules},
+    lineage::{BUILT_IN, Config, Life, Process, Rules},
     recording::{Ending, Recorder},
     redact::Redactor,
     report::LifeLog,
@@ -65,6 +66,9 @@ pub(super) struct RunArgs {
     /// What to do with a leak
     #[arg(long, value_name = "ACTION", default_value = "report")]
     on_leak: OnLeak,
+    /// With `--on-leak kill`: tell what would be done, and touch nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Run COMMAND as this user, with its groups
     #[arg(long, value_name = "NAME", value_parser = User::named)]
     user: Option<User>,
@@ -96,7 +100,7 @@ enum Redact {
 enum OnLeak {
     /// Tell of it
     Report,
-    /// Kill it (not built yet: refused)
+    /// End it: SIGTERM, then SIGKILL; or as the rules say
     Kill,
 }
 
@@ -149,11 +153,8 @@ impl RunArgs {
 
 /// Runs it all, and records it to `output`.
 pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<Status> {
-    if args.on_leak == OnLeak::Kill {
-        bail!(
-            "--on-leak kill is not built yet: tracer reports what leaks and leaves it running; \
-             use --on-leak report"
-        );
+    if args.dry_run && args.on_leak != OnLeak::Kill {
+        bail!("--dry-run tells what would be done about a leak: add --on-leak kill");
     }
     let judge = args.judge.ready()?;
     let lives = args.log_processes.as_deref().map(LifeLog::create).transpose();
@@ -206,6 +207,7 @@ fn watch(
         max_processes: args.max_processes,
         ring_bytes: args.ring_bytes,
         markers: run.rules.markers(),
+        kills: args.on_leak == OnLeak::Kill && !args.dry_run,
         log: args.log_bpf || cfg!(debug_assertions),
     };
     let mut probes = Probes::attach(options).context("failed to set up the kernel side")?;
@@ -220,7 +222,13 @@ fn watch(
                 lives.write(life, epoch_offset);
             }
         };
-        let settled = driver::run(probes, run, recorder, &mut write).await;
+        let allow = |process: &Process| args.judge.allowed(process);
+        let cleanup = (args.on_leak == OnLeak::Kill).then_some(Settings {
+            rules: &run.rules,
+            allow: &allow,
+            dry_run: args.dry_run,
+        });
+        let settled = driver::run(probes, run, recorder, &mut write, cleanup).await;
         drop(logger);
         settled
     });

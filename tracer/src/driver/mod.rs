@@ -8,6 +8,7 @@
 //!        -> detach -> drain the ring -> recover what was dropped -> answer -> judge
 //! ```
 
+mod cleaning;
 mod command;
 mod hearing;
 mod observe;
@@ -31,6 +32,7 @@ use recorded::Recorded;
 use signals::{Delivery, Signals};
 
 use crate::{
+    cleanup::{Cleaner, Hand, Settings},
     kernel::{
         cgroups::Cgroups,
         evidence::CommandStreams,
@@ -128,7 +130,7 @@ const COUNTS_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs COMMAND under attached probes until it has ended and settled. `recorder` gets all that the
 /// core gets, but not its end. `lives` takes what [`Config::tell_lives`] asks for, with realtime minus
-/// boottime, ns.
+/// boottime, ns. `cleanup` is what to do about what leaks; `None`: nothing.
 ///
 /// # Errors
 /// COMMAND cannot be started, or the tracer itself fails. In the latter case COMMAND goes on.
@@ -137,7 +139,10 @@ pub async fn run<'r>(
     options: &'r RunOptions,
     mut recorder: Option<&'r mut Recorder>,
     lives: &'r mut dyn FnMut(&Life, i64),
+    cleanup: Option<Settings<'r>>,
 ) -> Result<Settled, RunError> {
+    let hand = Procfs::of_host().map_err(RunError::Procfs)?;
+    let hand = Hand::new(hand);
     let procfs = Procfs::of_host().map_err(RunError::Procfs)?;
     let clock = procfs.clock();
     if let Some(recorder) = &mut recorder {
@@ -179,6 +184,8 @@ pub async fn run<'r>(
         told: HashSet::new(),
         rules: &options.rules,
         cgroups,
+        cleaner: cleanup.map(Cleaner::new),
+        hand,
         clock,
         command,
         lives,
@@ -247,6 +254,8 @@ struct Driver<'r> {
     rules: &'r Rules,
     /// Where rules ask for cgroups.
     cgroups: Option<Cgroups>,
+    cleaner: Option<Cleaner<'r>>,
+    hand: Hand,
     clock: BootClock,
     command: Command,
     lives: &'r mut dyn FnMut(&Life, i64),
@@ -272,14 +281,20 @@ impl Driver<'_> {
         // Set while records have come that the counters were not looked at after.
         let mut counts_due = None;
         // The kernel tells of the end before it lets anyone wait for it.
-        while !self.lineage.is_settled() || self.command.status().is_none() {
+        while !self.lineage.is_settled() || self.command.status().is_none() || self.is_cleaning() {
             let deadline = self.deadline();
             tokio::select! {
                 batch = self.reader.next() => {
                     self.take(batch)?;
                     counts_due.get_or_insert_with(|| Instant::now() + COUNTS_EVERY);
                 }
-                Some(answer) = self.observers.next() => self.observed(answer),
+                Some(answer) = self.observers.next() => {
+                    if self.lineage.root_has_ended() {
+                        // Whoever is gone may have gone on in another, which is in the ring.
+                        self.catch_up().await?;
+                    }
+                    self.observed(answer);
+                }
                 () = self.hearing.listen() => {
                     // Who spoke, and what it had forked by then, is in the ring.
                     self.hearing.drain();
@@ -297,9 +312,14 @@ impl Driver<'_> {
                     counts_due = None;
                 }
             }
+            self.clean_up().await?;
             self.ask();
         }
         Ok(())
+    }
+
+    fn is_cleaning(&self) -> bool {
+        self.cleaner.as_ref().is_some_and(|cleaner| !cleaner.is_idle(&self.lineage))
     }
 
     /// Detaches, drains, and answers the last questions: a verdict never races with its own ring.
@@ -340,7 +360,8 @@ impl Driver<'_> {
 
     /// When the core wants to be called, on tokio's clock.
     fn deadline(&self) -> Option<Instant> {
-        let deadline = self.lineage.next_deadline()?;
+        let cleaner = self.cleaner.as_ref().and_then(Cleaner::next_deadline);
+        let deadline = [self.lineage.next_deadline(), cleaner].into_iter().flatten().min()?;
         Some(Instant::now() + deadline.since(self.clock.now()))
     }
 

@@ -22,6 +22,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -216,6 +217,12 @@ impl KernelBtf {
                 .is_some_and(|header| header.kind == KIND_PTR)
         });
         Ok(arguments.collect())
+    }
+
+    /// Id of a function; `None`: this kernel has none of that name, or does not tell of it.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.find(KIND_FUNC, name).map(|(id, _)| id)
     }
 
     fn structure(&self, name: &'static str) -> Result<Structure<'_>, BtfError> {

@@ -127,6 +127,7 @@ impl<'a> Observer<'a> {
             parent: parent(self.procfs, dir, stat, &status),
             caught: status.caught,
             cgroup: known(dir.cgroup()).flatten(),
+            home: self.procfs.home(dir),
             ..Observation::default()
         };
         if let Some(living) = living {

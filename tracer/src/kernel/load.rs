@@ -27,11 +27,15 @@ use tracer_common::{
 use super::{
     btf::{BtfError, KernelBtf},
     counters::Counters,
+    doom::{self, Doom, Reach},
     host::HookCheck,
     misses::Misses,
     procs::ProcsMap,
 };
-use crate::procfs::kernel_version;
+use crate::{
+    lineage::{Lot, ProcessId},
+    procfs::kernel_version,
+};
 
 /// The kernel programs, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tracer.bpf.o"));
@@ -153,6 +157,8 @@ pub struct LoadOptions<'a> {
     pub ring_bytes: u32,
     /// Names of the environment variables that are taken at exec; no other is.
     pub markers: &'a [Vec<u8>],
+    /// Be ready to kill: [`Probes::doom`].
+    pub kills: bool,
     /// Log the kernel programs' diagnostics.
     pub log: bool,
 }
@@ -189,6 +195,7 @@ pub struct Probes {
     /// Of each vital hook.
     misses: Vec<Misses>,
     hooks: Vec<HookCheck>,
+    doom: Doom,
 }
 
 impl std::fmt::Debug for Probes {
@@ -274,7 +281,7 @@ impl Probes {
     }
 
     fn load(options: LoadOptions<'_>) -> Result<(Self, Btf), LoadError> {
-        let LoadOptions { max_processes, ring_bytes, markers, log } = options;
+        let LoadOptions { max_processes, ring_bytes, markers, kills, log } = options;
         let (filter, names) = wanted_markers(markers)?;
         raise_memlock();
         let kernel = KernelBtf::of_running_kernel()?;
@@ -290,6 +297,11 @@ impl Probes {
             log: u32::from(log),
         });
         let btf = Btf::parse(kernel.bytes(), Endianness::default()).map_err(LoadError::AyaBtf)?;
+        let ready = kills.then(|| doom::with_kernel_function(OBJECT, &kernel));
+        let (object, can_signal_children) = match &ready {
+            Some((words, can)) => (bytes_of(words), *can),
+            None => (OBJECT, false),
+        };
         drop(kernel);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
@@ -298,7 +310,8 @@ impl Probes {
             .override_global("MARKER_FILTER", &FilterValue(filter), true)
             .map_max_entries("PROCS", max_processes)
             .map_max_entries("RECORDS", ring_bytes)
-            .load(OBJECT)
+            .map_max_entries("FATES", if kills { max_processes } else { 1 })
+            .load(object)
             .map_err(|error| LoadError::Object(Box::new(error)))?;
         let failed = |source| LoadError::Map { map: "MARKERS", source: Box::new(source) };
         let wanted = ebpf.map_mut("MARKERS").ok_or(LoadError::Missing("MARKERS"))?;
@@ -314,6 +327,11 @@ impl Probes {
             .map_err(|source| LoadError::Map { map: "RECORDS", source: Box::new(source) })?;
         let procs = ProcsMap::new(take(&mut ebpf, "PROCS")?)
             .map_err(|source| LoadError::Map { map: "PROCS", source: Box::new(source) })?;
+        let failed = |source| LoadError::Map { map: "FATES", source: Box::new(source) };
+        let mut doom = Doom::new(take(&mut ebpf, "FATES")?, can_signal_children).map_err(failed)?;
+        if kills {
+            doom.load(&mut ebpf, &btf);
+        }
         let probes = Self {
             ebpf,
             control,
@@ -325,6 +343,7 @@ impl Probes {
             missed: 0,
             misses: Vec::new(),
             hooks: Vec::new(),
+            doom,
         };
         Ok((probes, btf))
     }
@@ -405,6 +424,17 @@ impl Probes {
         let ControlValue(before) = self.control.get(&0, 0).map_err(failed)?;
         let value = ControlValue(Control { armed, ..before });
         self.control.set(0, value, 0).map_err(failed)
+    }
+
+    /// Decides what becomes of a process and of all that it forks from now on, also before user space
+    /// knows of it. Tells how far the kernel side reaches.
+    ///
+    /// # Errors
+    /// The kernel refuses the update.
+    pub fn doom(&mut self, process: ProcessId, lot: Lot) -> Result<Reach, LoadError> {
+        let decided = self.doom.decide(process, lot);
+        decided.map_err(|source| LoadError::Map { map: "FATES", source: Box::new(source) })?;
+        Ok(self.doom.attach(&mut self.ebpf))
     }
 
     /// What was counted so far.
@@ -535,6 +565,12 @@ fn advice(error: &(dyn Error + 'static)) -> &'static str {
         Some(libc::EMFILE) => "; raise the limit on open files: ulimit -n 1024",
         _ => "",
     }
+}
+
+/// The same memory, byte by byte.
+fn bytes_of(words: &[u64]) -> &[u8] {
+    // SAFETY: any byte of a u64 is initialised, and a byte has no alignment.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError> {

@@ -4,6 +4,7 @@
 pub mod btf;
 pub mod cgroups;
 mod counters;
+pub mod doom;
 pub mod evidence;
 pub mod host;
 pub mod load;

@@ -69,6 +69,14 @@ impl ProcsMap {
         (entry.start == id.start).then_some(entry)
     }
 
+    /// Whether a process lives, as the hooks have noted it: its end before anybody can reap it.
+    /// `None`: it has no entry, so nothing can be said.
+    #[must_use]
+    pub fn lives(&self, id: ProcessId) -> Option<bool> {
+        let ProcValue(entry) = self.map.get(&id.pid, 0).ok()?;
+        Some(entry.start == id.start && entry.exit_at == 0)
+    }
+
     /// What `parent` waited for on behalf of, or instead of, `child`; `None` where one of them
     /// has no entry.
     #[must_use]

@@ -30,6 +30,9 @@ impl Lineage {
                 "run again with a larger ring buffer",
             );
         };
+        if let Some(before) = record.cause_before().filter(|_| !record.is_unkillable) {
+            return before.clone();
+        }
         match record.kind {
             FindingKind::Zombie if record.adopters => self.cause_of_init_zombie(record, entry),
             FindingKind::Zombie => self.cause_of_zombie(record, entry),
@@ -268,6 +271,13 @@ fn blocked(record: &Record) -> Cause {
         .and_then(|blocked| blocked.mount.as_deref())
         .map(|mount| format!(", waiting on {}", escape::terminal_short(mount, 120)))
         .unwrap_or_default();
+    if record.is_unkillable {
+        return cause(
+            CauseCode::BlockedInKernel,
+            format!("SIGKILL has not ended it: it sleeps in the kernel{place}{mount}"),
+            "it dies when the kernel lets go: mend the file system or device it waits for, or thaw its cgroup",
+        );
+    }
     cause(
         CauseCode::BlockedInKernel,
         format!("it sleeps uninterruptibly in the kernel{place}{mount}"),

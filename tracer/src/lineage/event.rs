@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tracer_common::WaitCounts;
 
 use super::{
     announcement::Announcement,
     model::{Blocked, Nanos, Pids, ProcessId, Resources},
+    remedy::Receipt,
 };
 
 /// Something that happened, or that somebody looked up. Byte slices borrow from the buffer that
@@ -137,6 +139,8 @@ pub enum Event<'a> {
         /// Path of the cgroup (v2).
         path: Arc<[u8]>,
     },
+    /// Something was done about a finding.
+    CleanedUp(Box<CleanupNews>),
     /// A process outside the invocation that could adopt an orphan of it: an ancestor of the
     /// tracer.
     Bystander {
@@ -183,9 +187,26 @@ impl Event<'_> {
             | Self::InCgroup { .. }
             | Self::Announced(_)
             | Self::AnnouncementsRefused(_)
+            | Self::CleanedUp(_)
             | Self::Recovered { .. } => None,
         }
     }
+}
+
+/// How far cleaning up has come.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum CleanupNews {
+    /// This process is to end, or this zombie to be reaped: what comes of that was tracer's doing.
+    Doomed(ProcessId),
+    /// SIGKILL has not ended it.
+    Unkillable {
+        /// Who.
+        process: ProcessId,
+        /// When it was sent.
+        since: Nanos,
+    },
+    /// What became of a process.
+    Receipt(Receipt),
 }
 
 /// A thread in uninterruptible sleep.
@@ -219,6 +240,8 @@ pub struct Observation {
     pub cwd: Option<Vec<u8>>,
     /// Path in `/proc/PID/cgroup`.
     pub cgroup: Option<Vec<u8>>,
+    /// Its cgroup of v2.
+    pub home: Option<Home>,
     /// `/proc/PID/cmdline`, NUL-separated, at most 4 KiB.
     pub args: Option<Vec<u8>>,
     /// Signals it catches, as a mask of `/proc/PID/status`'s `SigCgt`.
@@ -229,6 +252,15 @@ pub struct Observation {
     pub blocked: Option<Blocked>,
     /// What its parent has waited for, from `PROCS`.
     pub waits: Option<WaitCounts>,
+}
+
+/// A cgroup of v2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// As [`Event::Fork`] has it.
+    pub id: u64,
+    /// Its path, as the tracer sees it.
+    pub path: Vec<u8>,
 }
 
 /// A process's parent as procfs shows it.

@@ -7,8 +7,8 @@ use hashbrown::HashMap;
 use super::{
     Lineage,
     event::Observation,
-    model::{CauseCode, FindingKind, FindingState, Nanos, ProcessId},
-    table::{Program, Reap, WANT_ORPHAN},
+    model::{Cause, CauseCode, FindingKind, FindingState, Nanos, ProcessId},
+    table::{DOOMED, Program, Reap, WANT_ORPHAN},
 };
 
 /// One finding.
@@ -36,6 +36,10 @@ pub(crate) struct Record {
     holds_parent: bool,
     /// Its process is gone from the kernel: nothing more will change.
     closed: bool,
+    /// tracer ends it, or has its parent reap it: how it had come about before.
+    acted_upon: Option<Box<Cause>>,
+    /// SIGKILL has not ended it.
+    pub(crate) is_unkillable: bool,
     /// Its place in the order in which findings were opened.
     pub(crate) number: u64,
 }
@@ -58,6 +62,20 @@ pub(crate) struct Alike {
 }
 
 impl Record {
+    /// How it had come about before tracer did anything, if it has.
+    pub(crate) fn cause_before(&self) -> Option<&Cause> {
+        self.acted_upon.as_deref()
+    }
+
+    /// It was put right: by itself, or by tracer, and then it stands as what it was.
+    fn put_right(&mut self, at: Nanos) {
+        if self.acted_upon.is_some() {
+            self.gone_at.get_or_insert(at);
+        } else {
+            self.state = FindingState::Resolved(at);
+        }
+    }
+
     /// Whether somebody else is its parent now, as far as was seen.
     pub(crate) fn is_adopted(&self) -> bool {
         self.adopter_at_death.is_some()
@@ -100,6 +118,26 @@ impl Findings {
         self.records.contains_key(&(id, kind))
     }
 
+    /// How many were opened so far.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// What was seen when a process was looked at, for whichever finding.
+    pub(crate) fn observation(&self, id: ProcessId) -> Option<&Observation> {
+        let of = |kind| self.records.get(&(id, kind))?.observation.as_deref();
+        FindingKind::ALL.into_iter().find_map(of)
+    }
+
+    /// SIGKILL has not ended a process that is stuck.
+    pub(crate) fn is_unkillable(&mut self, id: ProcessId) {
+        if let Some(record) = self.get_mut(id, FindingKind::Stuck) {
+            record.is_unkillable = true;
+            // What it was seen in before may be another matter.
+            record.observation = None;
+        }
+    }
+
     /// Whether there is one and it stands.
     pub(crate) fn is_open(&self, id: ProcessId, kind: FindingKind) -> bool {
         self.records.get(&(id, kind)).is_some_and(|record| record.state == FindingState::Open)
@@ -118,7 +156,7 @@ impl Findings {
         if let Some(record) = self.get_mut(id, kind)
             && record.state == FindingState::Open
         {
-            record.state = FindingState::Resolved(at);
+            record.put_right(at);
         }
     }
 
@@ -135,7 +173,7 @@ impl Findings {
         if let Some(record) = self.get_mut(id, FindingKind::Zombie) {
             record.gone_at.get_or_insert(at);
             if record.adopters && !record.abandoned {
-                record.state = FindingState::Resolved(at);
+                record.put_right(at);
             }
         }
     }
@@ -202,9 +240,25 @@ impl Lineage {
             observation: None,
             holds_parent,
             closed: false,
+            acted_upon: None,
+            is_unkillable: false,
             number: self.findings.opened,
         };
         self.findings.records.insert((id, kind), record);
+    }
+
+    /// tracer acts on it: what comes of that puts nothing right that counts, and is no cause.
+    pub(super) fn acts_on(&mut self, id: ProcessId) {
+        for kind in FindingKind::ALL {
+            let Some(record) = self.findings.records.get(&(id, kind)) else { continue };
+            let cause = Box::new(self.cause_of(record));
+            if let Some(record) = self.findings.get_mut(id, kind) {
+                record.acted_upon.get_or_insert(cause);
+            }
+        }
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.flags |= DOOMED;
+        }
     }
 
     /// It never came to be.
@@ -274,7 +328,11 @@ impl Lineage {
 
     /// A process whose parent died at `at` while the invocation runs.
     pub(super) fn open_orphan(&mut self, id: ProcessId, at: Nanos) {
-        if self.findings.has(id, FindingKind::Orphan) {
+        let is_doomed = |id| self.table.get(id).is_some_and(|entry| entry.is(DOOMED));
+        // Its parent is ended before it, that is all.
+        let is_tracers_doing =
+            self.table.get(id).is_some_and(|entry| is_doomed(entry.first_parent));
+        if self.findings.has(id, FindingKind::Orphan) || is_tracers_doing {
             return;
         }
         self.open(id, FindingKind::Orphan, at);
@@ -292,11 +350,12 @@ impl Lineage {
         self.findings.resolve(id, FindingKind::Stuck, at);
         self.findings.resolve(id, FindingKind::OutlivedCall, at);
         self.void_survivor_that_had_ended(id, at);
-        let first_parent = self.table.get(id).map(|entry| entry.first_parent);
-        let Some(record) = self.findings.get_mut(id, FindingKind::Orphan) else { return };
-        if record.state == FindingState::Open {
-            record.state = FindingState::Resolved(at);
+        if self.table.get(id).is_some_and(|entry| entry.is(DOOMED)) {
+            self.findings.resolve(id, FindingKind::Survivor, at);
         }
+        let first_parent = self.table.get(id).map(|entry| entry.first_parent);
+        self.findings.resolve(id, FindingKind::Orphan, at);
+        let Some(record) = self.findings.get_mut(id, FindingKind::Orphan) else { return };
         let Some(first_parent) = first_parent else { return };
         let last = if parent_now.pid == 0 { parent_before } else { parent_now };
         if last == first_parent {

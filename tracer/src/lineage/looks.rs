@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::{
     LOOKS_WITHIN, Lineage, Output,
@@ -120,6 +120,9 @@ impl Lineage {
         if !observation.exists && alive {
             self.judge_vanished(at, id, wanted);
         }
+        if wanted & WANT_SURVIVOR != 0 && (!alive || !observation.exists || shown_dead) {
+            self.look_for_successors(id);
+        }
         self.findings.attach(id, observation);
         if wanted & WANT_ORPHAN != 0 && alive && self.orphan_awaits_adoption(id) {
             self.look_again(at, id, WANT_ORPHAN);
@@ -224,6 +227,26 @@ impl Lineage {
         }
         let seen = observation.parent.as_ref().map(|parent| parent.pid);
         matches!((parent.pids.local, seen), (Some(own), Some(seen)) if own != seen)
+    }
+
+    /// It lived when `grace` ended, and had ended when it was looked at. Whoever descends from it and
+    /// was forked since then goes on for it: a chain whose every process forks the next and ends is
+    /// never to be seen twice.
+    fn look_for_successors(&mut self, id: ProcessId) {
+        /// So often a line is followed. Whoever comes then lives as certainly as any, unseen.
+        const PATIENCE: u8 = 8;
+        let Some(end) = self.root_end else { return };
+        let deadline = end.after(self.config.grace);
+        let generation = self.successors.remove(&id).unwrap_or(0) + 1;
+        let heirs = self.below(&HashSet::from([id]), &HashSet::new());
+        for heir in heirs.iter().map(|heir| heir.id).filter(|heir| heir.start >= deadline.0) {
+            if generation > PATIENCE {
+                self.open(heir, FindingKind::Survivor, end);
+            } else if !self.successors.contains_key(&heir) {
+                self.successors.insert(heir, generation);
+                self.observe(heir, WANT_SURVIVOR);
+            }
+        }
     }
 
     /// A living process was looked at, and lives.

@@ -19,8 +19,10 @@ mod announcement;
 mod blame;
 mod calls;
 mod cause;
+mod cleaned;
 pub mod event;
 mod findings;
+mod keep;
 mod leases;
 mod life;
 mod looks;
@@ -28,30 +30,40 @@ mod markers;
 pub mod model;
 mod outcome;
 mod outlived;
+mod policy;
 mod recover;
+mod remedy;
 mod rules;
 mod store;
 mod table;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod told;
 
 use std::{collections::VecDeque, rc::Rc, time::Duration};
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 pub use announcement::{
     Announcement, Background, CallStart, CallStatus, KeptByLease, MAX_ID, Said, SpanId, is_id,
 };
-pub use event::{BlockedThread, Event, Observation, ObservedParent, RecoveredProcess};
+pub use event::{
+    BlockedThread, CleanupNews, Event, Home, Observation, ObservedParent, RecoveredProcess,
+};
 pub use life::{Life, Reaper};
 pub use model::*;
 pub use outcome::{DEFAULT_FAIL_ON, Policy};
 pub use recover::Reading;
+pub use remedy::{
+    ActionResult, Lot, PortFreed, Receipt, Remedy, SignalGiven, SignalTarget, Treatment,
+};
 pub use rules::{BUILT_IN, Rules, RulesError};
+pub use targets::{Found, Member, Stage};
 
 use agents::Invocations;
 use calls::Calls;
+use cleaned::CleanedUp;
 use findings::Findings;
 use leases::Leases;
 use outlived::Overdue;
@@ -150,6 +162,12 @@ pub struct Lineage {
     lost_unreaped: u64,
     /// Those whose fork was lost and of whom [`Event::Unreaped`] came, which so told nothing.
     unreaped_unknown: HashSet<ProcessId>,
+    /// The cgroups of v2 that the root was in when it forked.
+    root_cgroups: Vec<u64>,
+    /// Those that are looked at because they may go on for a process that lived when `grace` ended:
+    /// how many such have come between.
+    successors: HashMap<ProcessId, u8>,
+    cleanup: CleanedUp,
 }
 
 /// How long the news that a process is gone may trail its reap: RCU calls the hook back after
@@ -193,6 +211,9 @@ impl Lineage {
             gap: Gap::default(),
             lost_unreaped: 0,
             unreaped_unknown: HashSet::new(),
+            root_cgroups: Vec::new(),
+            successors: HashMap::new(),
+            cleanup: CleanedUp::default(),
         }
     }
 
@@ -201,7 +222,10 @@ impl Lineage {
     pub fn handle(&mut self, event: Event<'_>) {
         self.stats.events += 1;
         match event {
-            Event::Fork { at, child, forker, parent, pids, cgroup: _, thread, root } => {
+            Event::Fork { at, child, forker, parent, pids, cgroup, thread, root } => {
+                if Some(forker) == self.root {
+                    self.root_was_in(cgroup);
+                }
                 self.forked(at, child, forker, parent, pids, root);
                 if let Some(thread) = thread {
                     self.forked_for_a_call(at, child, forker, thread);
@@ -237,6 +261,7 @@ impl Lineage {
             Event::InCgroup { process, is_born, path } => {
                 self.seen_in_cgroup(process, is_born, &path);
             }
+            Event::CleanedUp(news) => self.cleaned_up(*news),
             Event::AnnouncementsRefused(refused) => self.drop_announcements(refused),
             Event::Bystander { pid, start_ticks, name } => {
                 self.bystanders.push(Bystander { pid, start_ticks, name: name.into() });

@@ -31,7 +31,7 @@ impl Nanos {
 }
 
 /// What identifies a process for ever: a bare pid never does.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 pub struct ProcessId {
     /// Thread group id in the initial PID namespace.
     pub pid: u32,
@@ -191,7 +191,7 @@ pub struct Ancestor {
 }
 
 /// What was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
     /// Dead, and not waited for by the parent that should have.
@@ -526,10 +526,36 @@ pub struct Finding {
     pub resources: Option<Resources>,
     /// What it waits for, in state D.
     pub blocked: Option<Blocked>,
+    /// What was done about it; `None`: nothing was asked for.
+    pub action: Option<Action>,
     /// Since when it leaks.
     pub since: Nanos,
     /// Until when that was watched: its resolution, else the judgement.
     pub until: Nanos,
+}
+
+/// What cleaning up came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cleanup {
+    /// When something was first done.
+    pub began_at: Nanos,
+    /// When the last result was certain.
+    pub ended_at: Nanos,
+    /// Nothing was touched.
+    pub dry_run: bool,
+    /// Processes by what became of them.
+    pub results: std::collections::BTreeMap<super::remedy::ActionResult, u64>,
+}
+
+/// What was done about a finding, and what it came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// What tracer did.
+    pub receipt: super::remedy::Receipt,
+    /// How the process ended, if it has.
+    pub exit: Option<Exit>,
+    /// Whether it was reaped, and by its own parent.
+    pub reaped: Option<super::life::Reaper>,
 }
 
 /// A process that `--allow` kept from being counted.
@@ -539,7 +565,7 @@ pub struct Kept {
     pub kind: FindingKind,
     /// The process.
     pub process: Process,
-    /// The pattern that matched.
+    /// The pattern that matched, or what else keeps it.
     pub rule: String,
 }
 
@@ -614,8 +640,10 @@ pub struct Outcome {
     pub invocation: Invocation,
     /// What was found, by id.
     pub findings: Vec<Finding>,
-    /// What `--allow` kept.
+    /// What `--allow` or something else kept.
     pub kept: Vec<Kept>,
+    /// What cleaning up came to; `None`: nothing was to be done.
+    pub cleanup: Option<Cleanup>,
     /// Invocations nested in this one, each after the one it is nested in.
     pub agents: Vec<Agent>,
     /// The tool calls that became known.

@@ -7,9 +7,10 @@ use super::{
     agents::InvocationIndex,
     event::Observation,
     findings::{Alike, Record},
+    life::Reaper,
     model::{
-        Adopter, Ancestor, Exit, Finding, FindingKind, FindingState, Invocation, Kept, Nanos,
-        Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
+        Action, Adopter, Ancestor, Exit, Finding, FindingKind, FindingState, Invocation, Kept,
+        Nanos, Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
     },
     recover::Gap,
     table::{Entry, OOM, Reap},
@@ -59,11 +60,8 @@ impl Lineage {
         let mut kept = Vec::new();
         for record in self.findings.in_order() {
             let Some(mut finding) = self.finding(record, now) else { continue };
-            let lease = || {
-                let lease = self.lease_of(record.process, now)?;
-                Some(format!("lease: {}", lease.reason))
-            };
-            if let Some(rule) = (policy.allow)(&finding.process).or_else(lease) {
+            let kept_by = || self.kept_by(record.process, record.observation.as_deref(), now);
+            if let Some(rule) = (policy.allow)(&finding.process).or_else(kept_by) {
                 // An orphan that survived is told once, as what it came to be.
                 kept.retain(|kept: &Kept| {
                     kept.kind != FindingKind::Orphan || kept.process.id != record.process
@@ -99,6 +97,7 @@ impl Lineage {
             agents: self.nested_agents(),
             findings,
             kept,
+            cleanup: self.cleanup.summary().cloned(),
             stats: self.stats,
             notes: self.notes(gap, policy.strict, beyond),
             judged_at: now,
@@ -256,12 +255,28 @@ impl Lineage {
             tool_call: self.attribution(record.process),
             resources: if zombie { None } else { seen.and_then(|seen| seen.resources.clone()) },
             blocked: seen.and_then(|seen| seen.blocked.clone()),
+            action: self.action_of(record.process),
             since: record.since,
             until,
         })
     }
 
-    fn process(&self, id: ProcessId, entry: &Entry, seen: Option<&Observation>) -> Process {
+    fn action_of(&self, id: ProcessId) -> Option<Action> {
+        let receipt = self.cleanup.receipt(id)?.clone();
+        let reaped = match self.table.get(id).map(|entry| entry.reap) {
+            Some(Reap::ByParent) => Some(Reaper::Parent),
+            Some(Reap::ByAdopter) => Some(Reaper::Adopter),
+            _ => None,
+        };
+        Some(Action { receipt, exit: self.exit_of(id), reaped })
+    }
+
+    pub(super) fn process(
+        &self,
+        id: ProcessId,
+        entry: &Entry,
+        seen: Option<&Observation>,
+    ) -> Process {
         let program = Rc::clone(&entry.program);
         let ppid = seen
             .and_then(|seen| seen.parent.as_ref().map(|parent| parent.pid))

@@ -9,7 +9,12 @@ use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::table::Program;
+use super::{
+    model::FindingKind,
+    policy::{CleanupRules, CleanupTable},
+    remedy::{Remedy, Treatment},
+    table::Program,
+};
 
 /// The rules that come with tracer.
 pub const BUILT_IN: &str = include_str!("rules.toml");
@@ -18,6 +23,8 @@ pub const BUILT_IN: &str = include_str!("rules.toml");
 pub(crate) const COOKIE: &[u8] = b"TRACER_TOOL_CALL_ID";
 /// Variable that makes a program an agent of this name.
 pub(crate) const AGENT: &[u8] = b"TRACER_AGENT";
+/// Variable that keeps a process from being counted or killed.
+pub(crate) const KEEP: &[u8] = b"TRACER_KEEP";
 /// Variable of W3C Trace Context; its third part is the id of a span.
 pub(crate) const TRACEPARENT: &[u8] = b"TRACEPARENT";
 
@@ -54,6 +61,19 @@ pub enum RulesError {
         "parse agent rules: {0:?} is no name for an agent: letters, digits, '.', '_' and '-', at most {MAX_NAME}"
     )]
     Name(String),
+    /// A remedy that does not fit.
+    #[error("parse rules of {rule}: {} is nothing to do about a finding of kind {}", .remedy.as_str(), .kind.as_str())]
+    Remedy {
+        /// Whose rule.
+        rule: String,
+        /// What it asks for.
+        remedy: Remedy,
+        /// About what.
+        kind: FindingKind,
+    },
+    /// A rule to keep everything.
+    #[error("parse rules: [[keep]] needs executables, modules or arguments")]
+    KeepsAll,
     /// A variable that no environment has.
     #[error("parse agent rules: {0:?} is no name of an environment variable")]
     Variable(String),
@@ -69,6 +89,21 @@ struct File {
     spawner: Vec<SpawnerEntry>,
     #[serde(default)]
     redact: Vec<RedactEntry>,
+    #[serde(default)]
+    keep: Vec<KeepEntry>,
+    cleanup: Option<CleanupTable>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeepEntry {
+    #[serde(default)]
+    executables: Vec<String>,
+    #[serde(default)]
+    modules: Vec<String>,
+    #[serde(default)]
+    arguments: Vec<String>,
+    reason: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,6 +136,7 @@ struct AgentEntry {
     only_commands: bool,
     #[serde(default)]
     embeds_command: bool,
+    cleanup: Option<CleanupTable>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -197,6 +233,10 @@ pub struct Rules {
     spawners: Patterns,
     markers: Vec<Vec<u8>>,
     secrets: Vec<String>,
+    keeps: Patterns,
+    /// Why each of these.
+    keep_reasons: Vec<String>,
+    cleanup: CleanupRules,
 }
 
 impl fmt::Debug for Rules {
@@ -223,10 +263,23 @@ impl Rules {
     pub fn of(texts: Vec<String>) -> Result<Self, RulesError> {
         let (mut agents, mut spawners, mut secrets) =
             (Vec::<AgentRule>::new(), Vec::new(), Vec::new());
+        let (mut keeps, mut keep_reasons) = (Vec::new(), Vec::new());
+        let mut cleanup_rules = CleanupRules::default();
         for text in &texts {
-            let File { agent, spawner, redact } = toml::from_str(text)?;
+            let File { agent, spawner, redact, keep, cleanup } = toml::from_str(text)?;
             secrets.extend(redact.into_iter().map(|entry| entry.pattern));
-            for entry in agent {
+            if let Some(table) = cleanup {
+                cleanup_rules.add(None, table)?;
+            }
+            for entry in keep {
+                let (pattern, reason) = keep_rule(entry)?;
+                keeps.push(pattern);
+                keep_reasons.push(reason);
+            }
+            for mut entry in agent {
+                if let Some(table) = entry.cleanup.take() {
+                    cleanup_rules.add(Some(&entry.name), table)?;
+                }
                 let rule = agent_rule(entry)?;
                 agents.retain(|known| known.name != rule.name);
                 agents.push(rule);
@@ -235,7 +288,7 @@ impl Rules {
                 spawners.push(pattern("spawner", &executables, &modules, &arguments)?);
             }
         }
-        let mut markers = [COOKIE, AGENT, TRACEPARENT].map(<[u8]>::to_vec).to_vec();
+        let mut markers = [COOKIE, AGENT, TRACEPARENT, KEEP].map(<[u8]>::to_vec).to_vec();
         let variables = agents.iter().flat_map(|rule| {
             let versions = rule.version.iter().map(|version| &version.variable);
             rule.session.iter().chain(&rule.call).chain(versions)
@@ -248,7 +301,18 @@ impl Rules {
         let programs = agents.iter().map(|rule| &rule.pattern).collect::<Vec<_>>();
         let programs = Patterns::of(&programs)?;
         let spawners = Patterns::of(&spawners.iter().collect::<Vec<_>>())?;
-        Ok(Self { text: texts, agents, programs, spawners, markers, secrets })
+        let keeps = Patterns::of(&keeps.iter().collect::<Vec<_>>())?;
+        Ok(Self {
+            text: texts,
+            agents,
+            programs,
+            spawners,
+            markers,
+            secrets,
+            keeps,
+            keep_reasons,
+            cleanup: cleanup_rules,
+        })
     }
 
     /// What they were made of.
@@ -317,6 +381,24 @@ impl Rules {
     pub(crate) fn cookies(&self) -> impl Iterator<Item = &[u8]> {
         let vendors = self.agents.iter().flat_map(|rule| rule.call.iter().map(|name| &**name));
         std::iter::once(COOKIE).chain(vendors)
+    }
+
+    /// Why a program is kept, if a rule says so.
+    pub(crate) fn keep(&self, program: &Program) -> Option<&str> {
+        self.keep_reasons.get(self.keeps.first(program)?).map(|reason| &**reason)
+    }
+
+    /// How a finding of an agent of this name, or of none, is dealt with; and which rule says so, if
+    /// one does.
+    #[must_use]
+    pub fn treatment(&self, kind: FindingKind, agent: Option<&str>) -> (Treatment, Option<String>) {
+        self.cleanup.treatment(kind, agent)
+    }
+
+    /// Most processes that are ended within a minute.
+    #[must_use]
+    pub fn most_kills_a_minute(&self) -> u64 {
+        self.cleanup.most_a_minute()
     }
 
     /// Whether a program forks for whoever asks it.
@@ -394,6 +476,7 @@ fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
         helpers,
         only_commands,
         embeds_command,
+        cleanup: _,
     } = entry;
     if !is_agent_name(&name) {
         return Err(RulesError::Name(name));
@@ -409,6 +492,16 @@ fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
         embeds_command,
         name: name.into(),
     })
+}
+
+fn keep_rule(entry: KeepEntry) -> Result<(Pattern, String), RulesError> {
+    let KeepEntry { executables, modules, arguments, reason } = entry;
+    let named = [&executables, &modules, &arguments].into_iter().flatten().next().cloned();
+    let reason = reason.or(named).ok_or(RulesError::KeepsAll)?;
+    if executables.is_empty() && modules.is_empty() && arguments.is_empty() {
+        return Err(RulesError::KeepsAll);
+    }
+    Ok((pattern("keep", &executables, &modules, &arguments)?, reason))
 }
 
 fn pattern(

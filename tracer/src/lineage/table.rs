@@ -158,6 +158,8 @@ pub(crate) const LATE: u16 = 128;
 pub(crate) const TOLD_UNREAPED: u16 = 256;
 /// It forks for whoever asks it: whose call it was started by says nothing of what it forks.
 pub(crate) const SPAWNER: u16 = 512;
+/// tracer ends it.
+pub(crate) const DOOMED: u16 = 1024;
 
 /// Set on [`Entry::wanted`], why an observation was asked for: it may be an unreaped zombie of
 /// its own parent.
@@ -174,6 +176,8 @@ pub(crate) const WANT_STUCK: u8 = 16;
 pub(crate) const WANT_ENTRY: u8 = 32;
 /// It may have outlived its tool call.
 pub(crate) const WANT_OUTLIVED: u8 = 64;
+/// SIGKILL has not ended it: what does it sleep in?
+pub(crate) const WANT_UNKILLABLE: u8 = 128;
 
 /// One process.
 #[derive(Debug)]

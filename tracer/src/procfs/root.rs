@@ -1,6 +1,9 @@
 //! A mounted procfs: its processes, and the time it counts in.
 
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags, fstatfs, openat, readlinkat};
@@ -11,7 +14,7 @@ use super::clock::{BootClock, StartTicks, boottime_offset};
 use super::error::{Error, Result};
 use super::stat::Stat;
 use super::task::{self, TaskDir};
-use crate::lineage::model::ProcessId;
+use crate::lineage::{Home, ProcessId};
 
 /// A procfs, at `/proc` or wherever a test made one.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub struct Procfs {
     path: PathBuf,
     start_ticks: StartTicks,
     clock: BootClock,
+    /// Where cgroup v2 is mounted, once that was asked for.
+    unified: OnceLock<Option<PathBuf>>,
     /// It is the kernel's own, and its pids are those that `kill` takes here.
     real: bool,
 }
@@ -47,7 +52,8 @@ impl Procfs {
         let (root, path) = dir.into_parts();
         // PROC_SUPER_MAGIC of include/uapi/linux/magic.h.
         let real = real && fstatfs(&root).is_ok_and(|found| found.f_type == 0x9fa0);
-        Ok(Self { root, path, start_ticks, clock: BootClock::with_offset(offset), real })
+        let clock = BootClock::with_offset(offset);
+        Ok(Self { root, path, start_ticks, clock, unified: OnceLock::new(), real })
     }
 
     /// Opens `/proc`.
@@ -102,6 +108,25 @@ impl Procfs {
             Err(error) if error.is_gone() && !self.hides(pid) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The cgroup of v2 that a task is in, with the id that the kernel side knows it by: the inode of
+    /// its directory (`kernfs_node.id`). `None` where there is none, or none that can be seen from
+    /// here.
+    #[must_use]
+    pub fn home(&self, task: &TaskDir) -> Option<Home> {
+        let mounted = self.unified.get_or_init(|| {
+            let own = self.own().ok()?;
+            own.mount_of_type(b"cgroup2")
+                .ok()
+                .flatten()
+                .map(|mount| PathBuf::from(std::ffi::OsStr::from_bytes(&mount.mount_point)))
+        });
+        let path = task.unified_cgroup().ok().flatten()?;
+        let below = path.strip_prefix(b"/").filter(|below| !below.starts_with(b".."))?;
+        let folder = mounted.as_ref()?.join(std::ffi::OsStr::from_bytes(below));
+        let id = std::fs::metadata(folder).ok()?.ino();
+        Some(Home { id, path })
     }
 
     /// Whether somebody has this pid although procfs says that there is nobody, as it does with

@@ -19,12 +19,17 @@ pub struct Stat {
     pub pgid: Option<u32>,
     /// Session; `None` where it is not visible in this PID namespace.
     pub sid: Option<u32>,
+    /// Whether it is a thread of the kernel.
+    pub is_kernel_thread: bool,
     /// Threads of the group, dead leader included.
     pub threads: u32,
     /// When the task was created, in clock ticks of `CLOCK_BOOTTIME` as the reader's time
     /// namespace sees it ([`super::Procfs::start_ticks`]).
     pub start_ticks: u64,
 }
+
+/// `include/linux/sched.h`
+const PF_KTHREAD: u32 = 0x0020_0000;
 
 impl Stat {
     /// Whether the leader, or this thread, has exited.
@@ -66,12 +71,17 @@ pub fn parse_stat(bytes: &[u8]) -> Result<Stat, Malformed> {
     let ppid = fields.number("ppid", 10)?;
     let pgid = visible(&mut fields, "pgrp")?;
     let sid = visible(&mut fields, "session")?;
-    // tty_nr to itrealvalue, but for num_threads.
-    fields.skip(13);
+    // tty_nr, tpgid.
+    fields.skip(2);
+    let flags: u32 = fields.number("flags", 10)?;
+    // minflt to itrealvalue, but for num_threads.
+    fields.skip(10);
     let threads = fields.number("num_threads", 10)?;
     fields.skip(1);
     let start_ticks = fields.number("starttime", 10)?;
-    Ok(Stat { pid, comm: comm.to_vec(), state, ppid, pgid, sid, threads, start_ticks })
+    let is_kernel_thread = flags & PF_KTHREAD != 0;
+    let comm = comm.to_vec();
+    Ok(Stat { pid, comm, state, ppid, pgid, sid, is_kernel_thread, threads, start_ticks })
 }
 
 /// A process group or session: 0 where its leader is in an outer PID namespace, -1 where the task

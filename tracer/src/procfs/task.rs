@@ -95,6 +95,18 @@ impl TaskDir {
         })
     }
 
+    /// Path of its cgroup of v2; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error::is_gone`] once the task is reaped.
+    pub fn unified_cgroup(&self) -> Result<Option<Vec<u8>>> {
+        self.parse("cgroup", MAX_CGROUP, |bytes| {
+            let cgroups = parse_cgroup(bytes)?;
+            let unified = cgroups.iter().find(|cgroup| cgroup.hierarchy == 0);
+            Ok(unified.map(|cgroup| cgroup.path.to_vec()))
+        })
+    }
+
     /// `cmdline`: NUL-separated arguments, at most `limit` bytes. Empty for a kernel thread and
     /// for a dead process.
     ///

@@ -10,8 +10,8 @@ use super::{
     wire::{self, Kind},
 };
 use crate::lineage::{
-    Blocked, BlockedThread, Config, Event, Nanos, Observation, ObservedParent, Pids, ProcessId,
-    RecoveredProcess, Resources, Stream,
+    Blocked, BlockedThread, Config, Event, Home, Nanos, Observation, ObservedParent, Pids,
+    ProcessId, RecoveredProcess, Resources, Stream,
 };
 
 fn nanos(span: Duration) -> u64 {
@@ -142,6 +142,11 @@ fn kind(event: &Event<'_>) -> Kind {
             is_born,
             path: path.to_vec(),
         }),
+        Event::CleanedUp(ref news) => {
+            // The same.
+            let json = serde_json::to_vec(news).unwrap_or_default();
+            Kind::CleanedUp(wire::CleanedUp { json })
+        }
         Event::AnnouncementsRefused(refused) => {
             Kind::Announced(wire::Announced { json: Vec::new(), refused })
         }
@@ -245,6 +250,9 @@ pub(super) fn input(kind: &Kind) -> Result<Input<'_>, Reason> {
         Kind::InCgroup(wire::InCgroup { process, is_born, path }) => {
             let path = path.as_slice().into();
             Event::InCgroup { process: id(process), is_born: *is_born, path }
+        }
+        Kind::CleanedUp(wire::CleanedUp { json }) => {
+            Event::CleanedUp(serde_json::from_slice(json).map_err(|_| Reason::CleanupNews)?)
         }
         Kind::Exit(wire::Exit { at, process, status, parent, children_uncounted }) => Event::Exit {
             at: Nanos(*at),
@@ -382,6 +390,7 @@ impl From<&Observation> for wire::Observation {
             exe,
             cwd,
             cgroup,
+            home,
             args,
             caught,
             resources,
@@ -407,6 +416,7 @@ impl From<&Observation> for wire::Observation {
             resources: resources.map(Into::into),
             blocked: blocked.map(|Blocked { wchan, mount }| wire::Blocked { wchan, mount }),
             waits: waits.map(Into::into),
+            home: home.map(|Home { id, path }| wire::Home { id, path }),
         }
     }
 }
@@ -427,6 +437,7 @@ fn observe(observation: Option<&wire::Observation>) -> Result<Observation, Reaso
         resources,
         blocked,
         waits,
+        home,
     } = observation.cloned().unwrap_or_default();
     let letter = |value| {
         char::from_u32(value).ok_or(Reason::Value { what: "state letter", value: u64::from(value) })
@@ -445,6 +456,7 @@ fn observe(observation: Option<&wire::Observation>) -> Result<Observation, Reaso
         exe,
         cwd,
         cgroup,
+        home: home.map(|wire::Home { id, path }| Home { id, path }),
         args,
         caught,
         resources: resources.map(held).transpose()?,

@@ -69,6 +69,9 @@ pub enum Reason {
     /// An announcement that is none.
     #[error("damaged: an announcement that cannot be read")]
     Announcement,
+    /// News of cleaning up that are none.
+    #[error("holds news of cleaning up that are none")]
+    CleanupNews,
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),

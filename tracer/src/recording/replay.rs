@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::{Ending, Input, Item, ReadError, Reader, Settlement};
-use crate::lineage::{Event, Lineage, Nanos};
+use crate::lineage::{CleanupNews, Event, Lineage, Nanos};
 
 /// A recorded run, as far as the recording goes.
 #[derive(Debug)]
@@ -64,6 +64,11 @@ fn note(known: &mut Settlement, input: &Input<'_>, lineage: &Lineage) {
             | Event::Recovered { at, .. },
         ) => at,
         Input::Event(Event::Announced(ref announcement)) => announcement.sent_at,
+        Input::Event(Event::CleanedUp(ref news)) => match **news {
+            CleanupNews::Doomed(_) => Nanos(0),
+            CleanupNews::Unkillable { since, .. } => since,
+            CleanupNews::Receipt(ref receipt) => receipt.at,
+        },
         Input::Event(
             Event::Bystander { .. } | Event::InCgroup { .. } | Event::AnnouncementsRefused(_),
         )

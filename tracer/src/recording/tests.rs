@@ -8,9 +8,10 @@ use tracer_common::WaitCounts;
 
 use super::*;
 use crate::lineage::{
-    Announcement, Background, Blocked, BlockedThread, CallStatus, DEFAULT_FAIL_ON, Observation,
-    ObservedParent, Outcome, Pids, Policy, ProcessId, RecoveredProcess, Resources, Said, Stream,
-    Verdict,
+    ActionResult, Announcement, Background, Blocked, BlockedThread, CallStatus, CleanupNews,
+    DEFAULT_FAIL_ON, FindingKind, Home, Observation, ObservedParent, Outcome, Pids, Policy,
+    PortFreed, ProcessId, Receipt, RecoveredProcess, Remedy, Resources, Said, SignalGiven,
+    SignalTarget, Stream, Verdict,
 };
 use crate::report;
 
@@ -96,6 +97,32 @@ fn leaking_run() -> Vec<Input<'static>> {
     run
 }
 
+fn receipt(at: Nanos) -> Receipt {
+    let given = |to, refused: Option<&str>| SignalGiven {
+        at,
+        signal: 15,
+        to,
+        refused: refused.map(str::to_owned),
+    };
+    Receipt {
+        process: CHILD,
+        kind: FindingKind::Survivor,
+        remedy: Remedy::Kill,
+        decided_by: "rule".to_owned(),
+        decided_at: at,
+        dry_run: false,
+        signals: vec![
+            given(SignalTarget::Process, None),
+            given(SignalTarget::Parent(4), None),
+            given(SignalTarget::Group(5), Some("why")),
+        ],
+        result: ActionResult::Ended,
+        reason: Some("why".to_owned()),
+        at,
+        ports: vec![PortFreed { address: "127.0.0.1:80".to_owned(), free_at: Some(at) }],
+    }
+}
+
 fn everything_seen() -> Observation {
     Observation {
         exists: true,
@@ -107,6 +134,7 @@ fn everything_seen() -> Observation {
         exe: Some(b"/bin/server".to_vec()),
         cwd: Some(b"/".to_vec()),
         cgroup: Some(b"/ci".to_vec()),
+        home: Some(Home { id: 7, path: b"/ci".to_vec() }),
         args: Some(b"server\0-v\0".to_vec()),
         caught: Some(1 << 14),
         resources: Some(Resources {
@@ -197,6 +225,9 @@ fn one_of_each() -> Vec<Input<'static>> {
         Event::Announced(Box::new(announcement())),
         Event::AnnouncementsRefused(3),
         Event::InCgroup { process: CHILD, is_born: true, path: b"/ci"[..].into() },
+        Event::CleanedUp(Box::new(CleanupNews::Doomed(CHILD))),
+        Event::CleanedUp(Box::new(CleanupNews::Unkillable { process: CHILD, since: at })),
+        Event::CleanedUp(Box::new(CleanupNews::Receipt(receipt(at)))),
         table(vec![]),
         table(vec![process, full]),
     ];

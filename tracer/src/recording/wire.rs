@@ -12,7 +12,7 @@ use prost::{Message, Oneof};
 pub(super) struct Record {
     #[prost(
         oneof = "Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
     )]
     pub(super) kind: Option<Kind>,
 }
@@ -62,6 +62,8 @@ pub(super) enum Kind {
     Announced(Announced),
     #[prost(message, tag = "20")]
     InCgroup(InCgroup),
+    #[prost(message, tag = "21")]
+    CleanedUp(CleanedUp),
 }
 
 /// The first record.
@@ -187,6 +189,13 @@ pub(super) struct Announced {
     pub(super) json: Vec<u8>,
     #[prost(uint64, tag = "2")]
     pub(super) refused: u64,
+}
+
+/// News of cleaning up as JSON, in the form of `lineage::CleanupNews`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CleanedUp {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) json: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -320,6 +329,17 @@ pub(super) struct Observation {
     pub(super) blocked: Option<Blocked>,
     #[prost(message, optional, tag = "14")]
     pub(super) waits: Option<Waits>,
+    #[prost(message, optional, tag = "15")]
+    pub(super) home: Option<Home>,
+}
+
+/// A cgroup of v2.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Home {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) path: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]

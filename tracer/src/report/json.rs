@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 
+use super::action::{ActionEntry, CleanupEntry};
 use super::calendar;
 use crate::escape::{json_text, lossless};
 use crate::lineage::model::{
@@ -28,9 +29,6 @@ pub fn render_line(outcome: &Outcome) -> String {
     let json = serde_json::to_string(&Writer::of(outcome).report(outcome));
     json_text(&json.expect("structs with string keys always serialise")) + "\n"
 }
-
-/// A key whose values are not known to this version yet; written as `null`.
-type Later = ();
 
 #[derive(Serialize)]
 struct AgentEntry<'a> {
@@ -85,6 +83,7 @@ struct Report<'a> {
     invocation: InvocationEntry<'a>,
     findings: Vec<FindingEntry<'a>>,
     kept: Vec<KeptEntry<'a>>,
+    cleanup: Option<CleanupEntry>,
     agents: Vec<AgentEntry<'a>>,
     tool_calls: Vec<ToolCallEntry<'a>>,
     stats: Stats,
@@ -167,7 +166,7 @@ struct FindingEntry<'a> {
     since: Option<String>,
     resolved_at: Option<String>,
     seconds: f64,
-    action: Later,
+    action: Option<ActionEntry<'a>>,
 }
 
 #[derive(Serialize)]
@@ -243,6 +242,7 @@ impl Writer {
             invocation,
             findings,
             kept,
+            cleanup,
             agents,
             tool_calls,
             stats,
@@ -256,6 +256,7 @@ impl Writer {
             invocation: self.invocation(invocation),
             findings: findings.iter().map(|finding| self.finding(finding)).collect(),
             kept: kept.iter().map(|kept| self.kept(kept)).collect(),
+            cleanup: cleanup.as_ref().map(|cleanup| self.cleanup(cleanup)),
             agents: agents.iter().map(AgentEntry::from).collect(),
             tool_calls: tool_calls.iter().map(|call| self.tool_call(call)).collect(),
             stats: *stats,
@@ -376,6 +377,7 @@ impl Writer {
             tool_call,
             resources,
             blocked,
+            action,
             since,
             until,
         } = finding;
@@ -402,7 +404,7 @@ impl Writer {
             since: self.time(*since),
             resolved_at,
             seconds: until.since(*since).as_secs_f64(),
-            action: (),
+            action: action.as_ref().map(|action| self.action(action)),
         }
     }
 

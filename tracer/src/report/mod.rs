@@ -10,6 +10,7 @@ use std::path::Path;
 
 use crate::lineage::model::{Nanos, Outcome};
 
+mod action;
 mod digest;
 mod file;
 pub mod github;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::action;
 use super::digest::{Digest, Group, blamed};
 use super::held;
 use super::words::{capital, count, duration, enumerate, list};
@@ -34,6 +35,8 @@ pub(super) struct Paragraph {
     pub(super) why: String,
     /// A sentence: what to change.
     pub(super) mend: String,
+    /// A sentence: what tracer has done. Empty where nothing was asked for.
+    pub(super) done: String,
 }
 
 impl Paragraph {
@@ -52,13 +55,15 @@ impl Paragraph {
             whose: whose(first).unwrap_or_default(),
             why: why(group),
             mend: sentence(&first.cause.hint),
+            done: action::sentence(group).unwrap_or_default(),
         }
     }
 
     /// Everything below the heading, a line each.
     pub(super) fn lines(&self) -> Vec<String> {
-        let Self { heading: _, what, whose, why, mend } = self;
-        let told = [("", what), ("By: ", whose), ("Why: ", why), ("Mend: ", mend)];
+        let Self { heading: _, what, whose, why, mend, done } = self;
+        let told =
+            [("", what), ("By: ", whose), ("Why: ", why), ("Mend: ", mend), ("Done: ", done)];
         let told = told.into_iter().filter(|(_, text)| !text.is_empty());
         told.map(|(word, text)| format!("{word}{text}")).collect()
     }

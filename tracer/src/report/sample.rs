@@ -79,6 +79,7 @@ fn finding(id: u32, kind: FindingKind, process: Process, code: CauseCode) -> Fin
         tool_call: None,
         resources: None,
         blocked: None,
+        action: None,
         since: Nanos(END),
         until: Nanos(JUDGED),
     }
@@ -99,6 +100,7 @@ pub(super) fn clean() -> Outcome {
         },
         findings: Vec::new(),
         kept: Vec::new(),
+        cleanup: None,
         agents: Vec::new(),
         tool_calls: Vec::new(),
         stats: Stats { processes: 14, events: 61, peak_live: 6, ..Stats::default() },

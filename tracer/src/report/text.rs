@@ -2,6 +2,7 @@
 
 use anstyle::{AnsiColor, Style};
 
+use super::action;
 use super::digest::Digest;
 use super::prose::{self, Paragraph};
 use super::tree::{self, Line};
@@ -32,6 +33,9 @@ pub fn render(outcome: &Outcome, colour: bool) -> String {
     let resolved = digest.resolved.iter().map(|finding| prose::resolved(finding, outcome));
     text.list("put right in time", resolved);
     text.list("kept", outcome.kept.iter().map(prose::kept));
+    if let Some(cleanup) = &outcome.cleanup {
+        text.line(BOLD, "cleaned up: ", &action::summary(cleanup));
+    }
     for note in &outcome.notes {
         text.line(UNSURE, "note: ", &prose::sentence(note));
     }

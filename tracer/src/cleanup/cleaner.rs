@@ -1,0 +1,187 @@
+//! Which findings are dealt with, how, and how far that has come.
+//!
+//! Level-triggered: [`Cleaner::step`] looks at what the core knows now and says what is to be done
+//! next, so that it makes no difference in which order news came. Call it after the core has taken
+//! in events and when [`Cleaner::next_deadline`] has come; then do every [`Cleaner::poll_act`].
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    hand::Sent,
+    job::{Job, World},
+};
+use crate::lineage::{
+    FindingKind, Found, Lineage, Lot, Nanos, Pids, Process, ProcessId, Receipt, Remedy, Rules,
+};
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub struct Settings<'a> {
+    /// How each kind of finding is dealt with.
+    pub rules: &'a Rules,
+    /// The pattern that keeps a process, if one does.
+    pub allow: &'a dyn Fn(&Process) -> Option<String>,
+    /// Tell what would be done, and touch nothing.
+    pub dry_run: bool,
+}
+
+impl std::fmt::Debug for Settings<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").field("dry_run", &self.dry_run).finish_non_exhaustive()
+    }
+}
+
+/// Who decides where no rule does.
+const BY_OPTION: &str = "--on-leak kill";
+/// Within what time kills are counted.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Tell the kernel side what becomes of a process and of all that it forks.
+    Decide(ProcessId, Lot),
+    /// Tell the core that this process is being ended.
+    Doom(ProcessId),
+    /// Send a signal and answer with [`Cleaner::sent`].
+    Signal {
+        /// To whom.
+        process: ProcessId,
+        /// Its pids.
+        pids: Pids,
+        /// Which.
+        signal: u8,
+        /// About whom it is: the same, or its zombie.
+        about: ProcessId,
+    },
+    /// Make ready to look whether these places are free, before their owner is gone.
+    HoldPorts {
+        /// Who listens.
+        process: ProcessId,
+        /// Its pids.
+        pids: Pids,
+        /// Where.
+        addresses: Vec<Vec<u8>>,
+    },
+    /// Look whether they are free, and answer with [`Cleaner::port_freed`] for each that is.
+    CheckPorts(ProcessId),
+    /// Let the core take in everything that the kernel has told by now, and call [`Cleaner::step`].
+    CatchUp,
+    /// SIGKILL did not end it.
+    Unkillable {
+        /// Who.
+        process: ProcessId,
+        /// When it was sent.
+        since: Nanos,
+    },
+    /// What became of a process: for the core.
+    Receipt(Box<Receipt>),
+}
+
+/// All that is being cleaned up.
+#[derive(Debug)]
+pub struct Cleaner<'a> {
+    settings: Settings<'a>,
+    jobs: Vec<Job>,
+    /// Findings up to this one were seen.
+    seen: u64,
+    /// When processes were ended, of the last minute.
+    ended: VecDeque<Nanos>,
+    acts: VecDeque<Act>,
+}
+
+impl<'a> Cleaner<'a> {
+    /// One that has nothing to do yet.
+    #[must_use]
+    pub fn new(settings: Settings<'a>) -> Self {
+        Self { settings, jobs: Vec::new(), seen: 0, ended: VecDeque::new(), acts: VecDeque::new() }
+    }
+
+    /// Whether nothing is left to be done about what was found so far.
+    #[must_use]
+    pub fn is_idle(&self, lineage: &Lineage) -> bool {
+        self.acts.is_empty()
+            && self.seen == lineage.findings_opened()
+            && self.jobs.iter().all(Job::is_done)
+    }
+
+    /// Does what is due: `lineage` has taken in everything up to `now`.
+    pub fn step(&mut self, now: Nanos, lineage: &Lineage) {
+        self.take_in(now, lineage);
+        while self.ended.front().is_some_and(|&at| now.since(at) > MINUTE) {
+            self.ended.pop_front();
+        }
+        let most = usize::try_from(self.settings.rules.most_kills_a_minute()).unwrap_or(usize::MAX);
+        // What one job has in hand is none of another's.
+        let mut taken = HashSet::new();
+        for job in &mut self.jobs {
+            let mut world = World {
+                now,
+                lineage,
+                allow: self.settings.allow,
+                dry_run: self.settings.dry_run,
+                most,
+                ended: &mut self.ended,
+                taken: &mut taken,
+                acts: &mut self.acts,
+            };
+            job.step(&mut world);
+        }
+        self.jobs.retain(|job| !job.is_done());
+    }
+
+    /// What is to be done next; `None`: nothing for now.
+    pub fn poll_act(&mut self) -> Option<Act> {
+        self.acts.pop_front()
+    }
+
+    /// What came of [`Act::Signal`].
+    pub fn sent(&mut self, about: ProcessId, signal: u8, at: Nanos, sent: &Sent) {
+        for job in &mut self.jobs {
+            job.sent(about, signal, at, sent);
+        }
+    }
+
+    /// Nobody listens there any more.
+    pub fn port_freed(&mut self, process: ProcessId, address: &[u8], at: Nanos) {
+        for job in &mut self.jobs {
+            job.port_freed(process, address, at);
+        }
+    }
+
+    /// When [`Cleaner::step`] has something to do whatever the kernel tells; `None`: never.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        self.jobs.iter().filter_map(Job::deadline).min()
+    }
+
+    /// Makes jobs of what was found since the last look.
+    fn take_in(&mut self, now: Nanos, lineage: &Lineage) {
+        let opened = lineage.findings_opened();
+        if opened == self.seen {
+            return;
+        }
+        for found in lineage.found_after(self.seen) {
+            let (treatment, rule) =
+                self.settings.rules.treatment(found.kind, found.agent.as_deref());
+            if treatment.remedy == Remedy::Report || !may_be_dealt_with(&found) {
+                continue;
+            }
+            let decided_by = rule.unwrap_or_else(|| BY_OPTION.to_owned());
+            let open = self.jobs.iter_mut().find(|job| job.takes(&found, treatment, &decided_by));
+            match open {
+                Some(job) => job.add(&found),
+                None => self.jobs.push(Job::new(&found, treatment, decided_by, now)),
+            }
+        }
+        self.seen = opened;
+    }
+}
+
+/// Never on a guess: what is held against a tool call must be that call's.
+fn may_be_dealt_with(found: &Found) -> bool {
+    found.kind != FindingKind::OutlivedCall || found.is_sure
+}

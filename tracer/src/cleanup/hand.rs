@@ -1,0 +1,349 @@
+//! Signals to processes: to exactly the one that is meant, or to none.
+//!
+//! A pidfd stands for one process for ever, but it is opened by a pid, which may have been taken by
+//! another meanwhile. So what was opened is checked afterwards, when it cannot change any more: by the
+//! exact start time, which the kernel side has of every process and notes the end of before anybody
+//! can reap it, and by what procfs tells.
+
+use std::{collections::HashMap, io, os::fd::OwnedFd};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+use super::ports::Ports;
+use crate::{
+    lineage::{Nanos, Pids, ProcessId},
+    procfs::{Procfs, TaskDir},
+};
+
+/// What came of a signal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It was sent.
+    Done {
+        /// The pid to show of who got it.
+        to: u32,
+    },
+    /// The process has ended, and maybe its pid is another's now.
+    Gone,
+    /// The kernel does not let tracer signal it: why.
+    NotPermitted(String),
+    /// It must not be touched, or nobody can say whether it is the one that is meant: why.
+    Refused(String),
+}
+
+/// Who is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Exactly.
+    pub id: ProcessId,
+    /// Its pids.
+    pub pids: Pids,
+}
+
+/// Who is never signalled.
+#[derive(Clone, Debug, Default)]
+struct Guard {
+    /// Pids in the tracer's PID namespace, with start in clock ticks, of tracer and its ancestors.
+    ancestors: Vec<(u32, u64)>,
+}
+
+impl Guard {
+    /// Of the running tracer.
+    #[must_use]
+    fn of_this_process(procfs: &Procfs) -> Self {
+        /// More ancestors than any real process has; guards against a changing tree.
+        const MOST: usize = 256;
+        let mut ancestors = Vec::new();
+        let mut pid = std::process::id();
+        while ancestors.len() < MOST && pid != 0 {
+            let Ok(stat) = procfs.process(pid).and_then(|dir| dir.stat()) else { break };
+            ancestors.push((pid, stat.start_ticks));
+            pid = stat.ppid;
+        }
+        Self { ancestors }
+    }
+
+    /// Why a process is never signalled, if it is not: `dir` and `stat` are of who has the pid now.
+    fn forbids(&self, pid: u32, stat: &crate::procfs::Stat) -> Option<&'static str> {
+        if pid == 1 {
+            Some("it is PID 1")
+        } else if stat.is_kernel_thread {
+            Some("it is a kernel thread")
+        } else if pid == std::process::id() {
+            Some("it is tracer itself")
+        } else if self.ancestors.contains(&(pid, stat.start_ticks)) {
+            Some("it is an ancestor of tracer's")
+        } else {
+            None
+        }
+    }
+}
+
+/// Does what a [`super::Cleaner`] says.
+#[derive(Debug)]
+pub struct Hand {
+    procfs: Procfs,
+    guard: Guard,
+    ports: HashMap<ProcessId, Ports>,
+}
+
+impl Hand {
+    /// One that has touched nothing yet.
+    #[must_use]
+    pub fn new(procfs: Procfs) -> Self {
+        let guard = Guard::of_this_process(&procfs);
+        Self { procfs, guard, ports: HashMap::new() }
+    }
+
+    /// Signals exactly this process. `lives`: whether the kernel side has it as alive, asked after the
+    /// pidfd was opened; `None` where it cannot say.
+    pub fn signal(
+        &self,
+        who: Identity,
+        signal: u8,
+        lives: impl FnOnce(ProcessId) -> Option<bool>,
+    ) -> Sent {
+        let (pid, fd) = match open(who.pids) {
+            Ok(opened) => opened,
+            Err(sent) => return sent,
+        };
+        if lives(who.id) == Some(false) {
+            return Sent::Gone;
+        }
+        let (dir, stat) = match self.procfs.identify(pid, who.id) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Sent::Gone,
+            Err(error) => {
+                return Sent::Refused(format!("its start time cannot be read: {error}"));
+            }
+        };
+        if let Some(why) = self.guard.forbids(pid, &stat) {
+            return Sent::Refused(why.to_owned());
+        }
+        if who.pids.level > 0
+            && who.pids.namespace == 1
+            && let Some(why) = self.strangers_below(&dir, who)
+        {
+            return Sent::Refused(why);
+        }
+        let Some(signal) = Signal::from_named_raw(i32::from(signal)) else {
+            return Sent::Refused(format!("{signal} is no signal"));
+        };
+        match pidfd_send_signal(&fd, signal) {
+            Ok(()) => Sent::Done { to: pid },
+            Err(Errno::SRCH) => Sent::Gone,
+            Err(Errno::PERM) => Sent::NotPermitted(
+                "the kernel does not permit it: it runs as another user, and tracer lacks CAP_KILL"
+                    .to_owned(),
+            ),
+            Err(error) => Sent::Refused(format!("the kernel refuses: {error}")),
+        }
+    }
+
+    /// PID 1 of a namespace takes everybody in it along. Whoever came in from outside, as with
+    /// `nsenter`, is none of the lineage: its parent is outside.
+    fn strangers_below(&self, init: &TaskDir, who: Identity) -> Option<String> {
+        let Ok(namespace) = init.namespace("pid") else {
+            return Some("it is PID 1 of a namespace that cannot be looked at".to_owned());
+        };
+        let Ok(pids) = self.procfs.pids() else {
+            return Some(
+                "it is PID 1 of a namespace, and who else is in it cannot be told".to_owned(),
+            );
+        };
+        let stranger = pids.into_iter().find(|&pid| {
+            Some(pid) != who.pids.local
+                && self.procfs.process(pid).is_ok_and(|dir| {
+                    let is_in = dir.namespace("pid").is_ok_and(|own| own == namespace);
+                    // Orphans within are the init's; who has no parent there came from outside.
+                    let parent = dir.stat().map_or(0, |stat| stat.ppid);
+                    let is_stranger = || {
+                        self.procfs
+                            .process(parent)
+                            .and_then(|parent| parent.namespace("pid"))
+                            .map_or(parent == 0, |parents| parents != namespace)
+                    };
+                    is_in && is_stranger()
+                })
+        });
+        stranger.map(|pid| {
+            format!(
+                "it is PID 1 of a namespace that process {pid}, which came in from outside, is in"
+            )
+        })
+    }
+
+    /// Makes ready to tell when nobody listens at these addresses any more.
+    pub fn hold_ports(&mut self, who: Identity, addresses: Vec<Vec<u8>>) {
+        let Some(pid) = who.pids.local else { return };
+        let Ok(Some((dir, _))) = self.procfs.identify(pid, who.id) else { return };
+        match Ports::hold(&dir, addresses) {
+            Ok(ports) => {
+                self.ports.insert(who.id, ports);
+            }
+            Err(error) => log::debug!("failed to watch the ports of process {pid}: {error}"),
+        }
+    }
+
+    /// Which of them nobody listens at any more. What cannot be watched is not told free.
+    pub fn freed_ports(&mut self, process: ProcessId) -> Vec<Vec<u8>> {
+        self.ports.get_mut(&process).map(Ports::freed).unwrap_or_default()
+    }
+
+    /// Now, in the clock of the kernel side.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        self.procfs.clock().now()
+    }
+}
+
+fn open(pids: Pids) -> Result<(u32, OwnedFd), Sent> {
+    let refused = || Sent::Refused("it has no pid in tracer's PID namespace".to_owned());
+    let pid = pids.local.ok_or_else(refused)?;
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(refused)?;
+    match pidfd_open(raw, PidfdFlags::empty()) {
+        Ok(fd) => Ok((pid, fd)),
+        // Of a thread that took over the group's pid in exec, EINVAL for a moment; it is alive.
+        Err(Errno::SRCH) => Err(Sent::Gone),
+        Err(error) => {
+            let error = io::Error::from(error);
+            Err(Sent::Refused(format!("no pidfd can be opened: {error}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+    use crate::procfs::fake::FakeProc;
+
+    /// A process to signal, ended with the value.
+    struct Victim(Child);
+
+    impl Victim {
+        fn new() -> Self {
+            Self(Command::new("sleep").arg("60").spawn().unwrap())
+        }
+
+        fn identity(&self) -> Identity {
+            identity(self.0.id())
+        }
+
+        fn lives(&mut self) -> bool {
+            self.0.try_wait().unwrap().is_none()
+        }
+    }
+
+    impl Drop for Victim {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Of who has this pid now.
+    fn identity(pid: u32) -> Identity {
+        let ticks = Procfs::of_host().unwrap().process(pid).unwrap().stat().unwrap().start_ticks;
+        let per_second = rustix::param::clock_ticks_per_second();
+        let id = ProcessId { pid, start: ticks * (1_000_000_000 / per_second) };
+        Identity { id, pids: Pids { host: pid, local: Some(pid), namespace: pid, level: 0 } }
+    }
+
+    fn hand() -> Hand {
+        Hand::new(Procfs::of_host().unwrap())
+    }
+
+    #[test]
+    fn exactly_the_process_that_is_meant_is_signalled() {
+        let mut victim = Victim::new();
+        let who = victim.identity();
+        assert_eq!(hand().signal(who, 15, |_| Some(true)), Sent::Done { to: who.id.pid });
+        assert!(!victim.0.wait().unwrap().success());
+    }
+
+    #[test]
+    fn pid_that_is_another_s_by_now_is_not_signalled() {
+        let mut victim = Victim::new();
+        let who = victim.identity();
+        // The process that was meant ended, and its pid was taken: the kernel side says so, or procfs.
+        assert_eq!(hand().signal(who, 9, |_| Some(false)), Sent::Gone);
+        let before = ProcessId { start: who.id.start - 1_000_000_000, ..who.id };
+        assert_eq!(hand().signal(Identity { id: before, ..who }, 9, |_| None), Sent::Gone);
+        assert!(victim.lives());
+    }
+
+    #[test]
+    fn tracer_and_its_ancestors_are_never_signalled() {
+        let own = std::process::id();
+        let parent = std::os::unix::process::parent_id();
+        for (pid, said) in [(own, "it is tracer itself"), (parent, "it is an ancestor of tracer's")]
+        {
+            let sent = hand().signal(identity(pid), 9, |_| None);
+            // As the first process of a namespace it is both.
+            let refused = [said, "it is PID 1"].map(|said| Sent::Refused(said.to_owned()));
+            assert!(refused.contains(&sent), "{pid}: {sent:?}");
+        }
+    }
+
+    #[test]
+    fn pid_1_is_never_signalled() {
+        let sent = hand().signal(identity(1), 9, |_| None);
+        assert_eq!(sent, Sent::Refused("it is PID 1".to_owned()));
+    }
+
+    #[test]
+    fn process_whose_start_cannot_be_read_is_not_signalled() {
+        let mut victim = Victim::new();
+        let proc = FakeProc::new();
+        proc.file(&format!("{}/stat", victim.0.id()), "nonsense");
+        let sent = Hand::new(proc.open()).signal(victim.identity(), 9, |_| Some(true));
+        assert!(
+            matches!(&sent, Sent::Refused(why) if why.starts_with("its start time cannot be read")),
+            "{sent:?}"
+        );
+        assert!(victim.lives());
+    }
+
+    #[test]
+    fn kernel_thread_is_never_signalled() {
+        let mut victim = Victim::new();
+        let who = victim.identity();
+        let proc = FakeProc::new();
+        let ticks = Procfs::of_host().unwrap().start_ticks(who.id.start);
+        // tty_nr, tpgid, flags with PF_KTHREAD, then 10 more, num_threads, itrealvalue, starttime.
+        let line = format!(
+            "{} (kworker) S 2 0 0 0 -1 2097152 {} 1 0 {ticks} 0",
+            who.id.pid,
+            ["0"; 10].join(" ")
+        );
+        proc.file(&format!("{}/stat", who.id.pid), line);
+        let sent = Hand::new(proc.open()).signal(who, 9, |_| Some(true));
+        assert_eq!(sent, Sent::Refused("it is a kernel thread".to_owned()));
+        assert!(victim.lives());
+    }
+
+    #[test]
+    fn process_without_a_pid_here_is_not_signalled() {
+        let mut who = identity(std::process::id());
+        who.pids.local = None;
+        assert!(matches!(hand().signal(who, 9, |_| None), Sent::Refused(_)));
+    }
+
+    #[test]
+    fn ports_are_told_free_once_nobody_listens() {
+        let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = socket.local_addr().unwrap().to_string().into_bytes();
+        let mut hand = hand();
+        let who = identity(std::process::id());
+        hand.hold_ports(who, vec![address.clone()]);
+        assert!(hand.freed_ports(who.id).is_empty());
+        drop(socket);
+        assert_eq!(hand.freed_ports(who.id), [address]);
+        assert!(hand.freed_ports(who.id).is_empty());
+    }
+}

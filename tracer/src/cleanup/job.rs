@@ -1,0 +1,631 @@
+//! One lineage, or the parent of one zombie, and what is done about it.
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    time::Duration,
+};
+
+use super::{cleaner::Act, hand::Sent};
+use crate::lineage::{
+    ActionResult, FindingKind, Found, Lineage, Lot, Member, Nanos, PortFreed, Process, ProcessId,
+    Receipt, Remedy, SignalGiven, SignalTarget, Stage, Treatment,
+};
+
+/// How often ports and reaps are looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// New members, beside as many as there were, from which on a lineage that was asked to end is one
+/// that grows instead.
+const GROWS: usize = 64;
+
+/// Looks at which there were more than before, from which on a lineage that is killed and grows has
+/// escaped, once `kill_timeout` is over as well: on a slow machine there are few.
+const MANY_ROUNDS: u32 = 100;
+
+const SIGKILL: u8 = 9;
+const SIGTERM: u8 = 15;
+const SIGCHLD: u8 = 17;
+
+/// What a job sees and says.
+pub(super) struct World<'w> {
+    pub(super) now: Nanos,
+    pub(super) lineage: &'w Lineage,
+    pub(super) allow: &'w dyn Fn(&Process) -> Option<String>,
+    pub(super) dry_run: bool,
+    /// Most processes that are ended within a minute.
+    pub(super) most: usize,
+    pub(super) ended: &'w mut VecDeque<Nanos>,
+    /// Who is in the hands of a job before this one.
+    pub(super) taken: &'w mut HashSet<ProcessId>,
+    pub(super) acts: &'w mut VecDeque<Act>,
+}
+
+/// How far a job has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The finding has to stand for a while first.
+    Waiting,
+    /// They were asked to end.
+    Leaving,
+    /// They are killed.
+    Killing,
+    /// Who was to end has ended: is it reaped, are its ports free?
+    Ending,
+    Done,
+}
+
+#[derive(Debug)]
+pub(super) struct Job {
+    kind: FindingKind,
+    treatment: Treatment,
+    decided_by: String,
+    found_at: Nanos,
+    /// When something was first done.
+    begun_at: Nanos,
+    phase: Phase,
+    /// When this phase began.
+    since: Nanos,
+    tops: hashbrown::HashSet<ProcessId>,
+    /// Who is kept, with all below.
+    kept: hashbrown::HashSet<ProcessId>,
+    /// In the order of their birth, so that nobody comes before who forked it.
+    targets: BTreeMap<(u64, u32), Target>,
+    /// How many there were at first.
+    at_first: usize,
+    /// How many there were at the last look, and at how many looks there were more.
+    at_last: usize,
+    rounds: u32,
+    /// Only these are ended, and nobody below.
+    is_alone: bool,
+    /// Everything that the kernel had told was taken in while nobody was seen to live.
+    is_caught_up: bool,
+}
+
+/// One process that is to end, or a zombie that is to be reaped.
+#[derive(Debug)]
+struct Target {
+    id: ProcessId,
+    signals: Vec<SignalGiven>,
+    /// The last signal that was asked for.
+    asked: Option<(u8, Nanos)>,
+    /// What came of it, where that is certain already.
+    result: Option<(ActionResult, Option<String>, Nanos)>,
+    listening: Vec<Vec<u8>>,
+    ports: Vec<PortFreed>,
+}
+
+impl Target {
+    fn new(id: ProcessId) -> Self {
+        Self {
+            id,
+            signals: Vec::new(),
+            asked: None,
+            result: None,
+            listening: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+
+    fn settle(&mut self, result: ActionResult, reason: Option<String>, at: Nanos) {
+        self.result.get_or_insert((result, reason, at));
+    }
+
+    fn was_sent(&self) -> bool {
+        self.signals.iter().any(|given| given.refused.is_none())
+    }
+}
+
+impl Job {
+    pub(super) fn new(found: &Found, treatment: Treatment, decided_by: String, now: Nanos) -> Self {
+        let mut job = Self {
+            kind: found.kind,
+            treatment,
+            decided_by,
+            found_at: now,
+            begun_at: now,
+            phase: Phase::Waiting,
+            since: now,
+            tops: hashbrown::HashSet::new(),
+            kept: hashbrown::HashSet::new(),
+            targets: BTreeMap::new(),
+            at_first: 0,
+            at_last: 0,
+            rounds: 0,
+            is_alone: found.kind == FindingKind::Zombie,
+            is_caught_up: false,
+        };
+        job.add(found);
+        job
+    }
+
+    /// Whether a finding belongs to this job: what is found before it begins is dealt with at once, so
+    /// that the order of signals is one over all.
+    pub(super) fn takes(&self, found: &Found, treatment: Treatment, decided_by: &str) -> bool {
+        self.phase == Phase::Waiting
+            && !self.is_alone
+            && self.kind == found.kind
+            && self.treatment == treatment
+            && self.decided_by == decided_by
+    }
+
+    pub(super) fn add(&mut self, found: &Found) {
+        self.tops.insert(found.process);
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    pub(super) fn deadline(&self) -> Option<Nanos> {
+        let Treatment { term_timeout, kill_timeout, delay, remedy: _ } = self.treatment;
+        match self.phase {
+            Phase::Waiting => Some(self.found_at.after(delay)),
+            Phase::Leaving | Phase::Killing if self.is_alone => {
+                let timeout =
+                    if self.phase == Phase::Leaving { term_timeout } else { kill_timeout };
+                Some(self.since.after(timeout))
+            }
+            Phase::Leaving => self.first_overdue(SIGTERM, term_timeout),
+            Phase::Killing => self.first_overdue(SIGKILL, kill_timeout),
+            Phase::Ending => Some(self.since.after(LOOK)),
+            Phase::Done => None,
+        }
+    }
+
+    /// When the first of those who were sent this signal has had its time.
+    fn first_overdue(&self, signal: u8, timeout: Duration) -> Option<Nanos> {
+        let awaited = self.targets.values().filter(|target| target.result.is_none());
+        let sent = awaited.filter_map(|target| target.asked.filter(|(asked, _)| *asked == signal));
+        sent.map(|(_, at)| at.after(timeout)).min()
+    }
+
+    pub(super) fn step(&mut self, world: &mut World<'_>) {
+        loop {
+            let before = self.phase;
+            match before {
+                Phase::Waiting => self.wait(world),
+                Phase::Leaving | Phase::Killing if self.is_alone => self.watch_alone(world),
+                Phase::Leaving => self.watch_leaving(world),
+                Phase::Killing => self.watch_killing(world),
+                Phase::Ending => self.watch_ending(world),
+                Phase::Done => {}
+            }
+            if self.phase == before {
+                return;
+            }
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, world: &World<'_>) {
+        self.phase = phase;
+        self.since = world.now;
+    }
+
+    fn wait(&mut self, world: &mut World<'_>) {
+        let is_due = world.now >= self.found_at.after(self.treatment.delay);
+        // Evidence first: what is dead cannot be looked at any more.
+        let is_known = self.kind != FindingKind::Survivor || world.lineage.is_settled();
+        if !is_due || !is_known {
+            return;
+        }
+        self.begun_at = world.now;
+        if self.is_alone {
+            self.begin_alone(world);
+            return;
+        }
+        let members = self.members(world);
+        self.at_first = members.len();
+        for &top in &self.tops {
+            // Who has ended since it was found gets a receipt as well.
+            if world.lineage.stage(top) != Stage::Alive {
+                self.targets.entry(place(top)).or_insert_with(|| Target::new(top));
+            }
+        }
+        if world.dry_run {
+            for member in members {
+                let mut target = Target::new(member.id);
+                let (result, reason) = match self.obstacle(&member, world) {
+                    Some((result, reason)) => (result, Some(reason)),
+                    None => (ActionResult::WouldAct, None),
+                };
+                target.settle(result, reason, world.now);
+                self.targets.insert(place(member.id), target);
+            }
+            self.finish(world);
+            return;
+        }
+        if self.treatment.term_timeout.is_zero() && self.treatment.remedy == Remedy::Kill {
+            self.begin_killing(world);
+        } else {
+            self.enter(Phase::Leaving, world);
+        }
+    }
+
+    /// Who lives of the lineages, kept ones and what is below them left out; tells the kernel side of
+    /// the kept.
+    fn members(&mut self, world: &mut World<'_>) -> Vec<Member> {
+        loop {
+            let members = world.lineage.below(&self.tops, &self.kept);
+            let kept: Vec<_> = members
+                .iter()
+                .filter(|member| !self.targets.contains_key(&place(member.id)))
+                .filter_map(|member| {
+                    let why = world.lineage.kept(member.id, world.now, world.allow)?;
+                    Some((*member, why))
+                })
+                .collect();
+            if kept.is_empty() {
+                let mut members = members;
+                members.retain(|member| !world.taken.contains(&member.id));
+                world.taken.extend(members.iter().map(|member| member.id));
+                return members;
+            }
+            for (member, why) in kept {
+                self.kept.insert(member.id);
+                if self.phase == Phase::Killing {
+                    world.acts.push_back(Act::Decide(member.id, Lot::Kept));
+                }
+                let mut target = Target::new(member.id);
+                target.settle(ActionResult::Kept, Some(why), world.now);
+                self.targets.insert(place(member.id), target);
+            }
+        }
+    }
+
+    /// Why a member must not be touched, as far as that can be told without looking at it.
+    fn obstacle(&self, member: &Member, world: &World<'_>) -> Option<(ActionResult, String)> {
+        let refused = |why: &str| Some((ActionResult::Refused, why.to_owned()));
+        if member.pids.host == 1 || member.pids.local == Some(1) {
+            return refused("it is PID 1");
+        }
+        if member.pids.local.is_none() {
+            return refused("it has no pid in tracer's PID namespace");
+        }
+        if member.is_nested && self.kind != FindingKind::Survivor {
+            return refused("it belongs to another invocation");
+        }
+        if world.ended.len() >= world.most {
+            let most = world.most;
+            return Some((
+                ActionResult::Limited,
+                format!("max_kills_per_minute = {most} is reached"),
+            ));
+        }
+        None
+    }
+
+    /// Asks everyone to end who was not asked yet; `true`: somebody lives of whom more is expected.
+    fn tell(&mut self, members: &[Member], signal: u8, world: &mut World<'_>) -> bool {
+        let mut is_awaited = false;
+        for member in members {
+            let at = place(member.id);
+            if !self.targets.contains_key(&at) {
+                let mut target = Target::new(member.id);
+                if let Some((result, reason)) = self.obstacle(member, world) {
+                    target.settle(result, Some(reason), world.now);
+                } else {
+                    target.listening = world.lineage.listened_at(member.id);
+                    if !target.listening.is_empty() {
+                        world.acts.push_back(Act::HoldPorts {
+                            process: member.id,
+                            pids: member.pids,
+                            addresses: target.listening.clone(),
+                        });
+                    }
+                    world.acts.push_back(Act::Doom(member.id));
+                    world.ended.push_back(world.now);
+                }
+                self.targets.insert(at, target);
+            }
+            let is_helper = signal == SIGTERM && self.helps_to_end(member, world);
+            let Some(target) = self.targets.get_mut(&at) else { continue };
+            if target.result.is_some() {
+                continue;
+            }
+            is_awaited = true;
+            let is_asked = target.asked.is_some_and(|(asked, _)| asked == signal);
+            if !is_asked && !is_helper {
+                target.asked = Some((signal, world.now));
+                if signal == SIGKILL {
+                    world.acts.push_back(Act::Decide(member.id, Lot::Doomed));
+                }
+                world.acts.push_back(Act::Signal {
+                    process: member.id,
+                    pids: member.pids,
+                    signal,
+                    about: member.id,
+                });
+            }
+        }
+        is_awaited
+    }
+
+    /// Forked by a process that had been asked to end and has not yet: what it ends with, as the
+    /// `rm` of a shell's trap. It is asked when it is left behind.
+    fn helps_to_end(&self, member: &Member, world: &World<'_>) -> bool {
+        let forker = self.targets.get(&place(member.forker));
+        let asked = forker.and_then(|forker| forker.asked);
+        asked.is_some_and(|(_, at)| at.0 < member.id.start)
+            && world.lineage.stage(member.forker) == Stage::Alive
+    }
+
+    fn watch_leaving(&mut self, world: &mut World<'_>) {
+        let members = self.members(world);
+        if !self.tell(&members, SIGTERM, world) {
+            self.end_if_nobody_came(world);
+            return;
+        }
+        self.is_caught_up = false;
+        let kills = self.treatment.remedy == Remedy::Kill;
+        let overdue = self.overdue(&members, SIGTERM, self.treatment.term_timeout, world.now);
+        let is_late = !overdue.is_empty();
+        let grows = self.targets.len() > 2 * self.at_first + GROWS;
+        if kills && (is_late || grows) {
+            self.begin_killing(world);
+        } else if is_late {
+            self.settle_living(&members, ActionResult::StillThere, world);
+            self.enter(Phase::Ending, world);
+        }
+    }
+
+    fn begin_killing(&mut self, world: &mut World<'_>) {
+        // The kept first: nobody below them is touched.
+        for &id in &self.kept {
+            world.acts.push_back(Act::Decide(id, Lot::Kept));
+        }
+        // Also of those who are dead: what they forked is below them.
+        let told = self.targets.values().filter(|target| target.result.is_none());
+        let doomed: Vec<_> = told.map(|target| target.id).collect();
+        for id in self.tops.iter().copied().filter(|top| !self.kept.contains(top)).chain(doomed) {
+            world.acts.push_back(Act::Decide(id, Lot::Doomed));
+        }
+        self.enter(Phase::Killing, world);
+    }
+
+    fn watch_killing(&mut self, world: &mut World<'_>) {
+        let members = self.members(world);
+        if !self.tell(&members, SIGKILL, world) {
+            self.end_if_nobody_came(world);
+            return;
+        }
+        self.is_caught_up = false;
+        let timeout = self.treatment.kill_timeout;
+        for (process, since) in self.overdue(&members, SIGKILL, timeout, world.now) {
+            if let Some(target) = self.targets.get_mut(&place(process)) {
+                target.settle(ActionResult::Unkillable, None, world.now);
+            }
+            world.acts.push_back(Act::Unkillable { process, since });
+        }
+        self.rounds += u32::from(self.targets.len() > self.at_last);
+        self.at_last = self.targets.len();
+        if self.rounds >= MANY_ROUNDS && world.now >= self.since.after(timeout) {
+            self.settle_living(&members, ActionResult::Escaped, world);
+            self.enter(Phase::Ending, world);
+        }
+    }
+
+    /// Those of the members that were sent this signal so long ago, and when.
+    fn overdue(
+        &self,
+        members: &[Member],
+        signal: u8,
+        timeout: Duration,
+        now: Nanos,
+    ) -> Vec<(ProcessId, Nanos)> {
+        let targets = members.iter().filter_map(|member| self.targets.get(&place(member.id)));
+        let awaited = targets.filter(|target| target.result.is_none());
+        let sent = awaited.filter_map(|target| Some((target.id, target.asked?)));
+        let overdue = sent.filter(|(_, (asked, at))| *asked == signal && now >= at.after(timeout));
+        overdue.map(|(id, (_, at))| (id, at)).collect()
+    }
+
+    /// Nobody lives as far as is known: so it is once the kernel's last word was taken in.
+    fn end_if_nobody_came(&mut self, world: &mut World<'_>) {
+        if std::mem::replace(&mut self.is_caught_up, true) {
+            self.enter(Phase::Ending, world);
+        } else {
+            world.acts.push_back(Act::CatchUp);
+        }
+    }
+
+    fn settle_living(&mut self, members: &[Member], result: ActionResult, world: &World<'_>) {
+        for member in members {
+            if let Some(target) = self.targets.get_mut(&place(member.id)) {
+                target.settle(result, None, world.now);
+            }
+        }
+    }
+
+    fn watch_ending(&mut self, world: &mut World<'_>) {
+        let is_late = world.now >= self.since.after(self.treatment.kill_timeout);
+        let mut awaited = false;
+        for target in self.targets.values_mut() {
+            if target.result.is_some() {
+                continue;
+            }
+            match world.lineage.stage(target.id) {
+                // Only after SIGTERM, by somebody who is asked no more.
+                Stage::Alive => target.settle(ActionResult::StillThere, None, world.now),
+                Stage::Dead(_) if !is_late => awaited = true,
+                Stage::Dead(_) | Stage::Reaped => {
+                    if target.listening.len() > target.ports.len() && !is_late {
+                        awaited = true;
+                        world.acts.push_back(Act::CheckPorts(target.id));
+                        continue;
+                    }
+                    let unreaped = world.lineage.stage(target.id) != Stage::Reaped;
+                    let reason = unreaped.then(|| "dead, and not reaped yet".to_owned());
+                    let is_killed = world.lineage.was_killed_since(target.id, self.begun_at);
+                    let result = if target.was_sent() || is_killed {
+                        ActionResult::Ended
+                    } else {
+                        ActionResult::EndedByItself
+                    };
+                    target.settle(result, reason, world.now);
+                }
+            }
+        }
+        if !awaited {
+            self.finish(world);
+        }
+    }
+
+    /// A zombie: its parent is told, and nobody else.
+    fn begin_alone(&mut self, world: &mut World<'_>) {
+        let Some(&zombie) = self.tops.iter().next() else {
+            self.phase = Phase::Done;
+            return;
+        };
+        let lineage = world.lineage;
+        let mut target = Target::new(zombie);
+        let parent = lineage.owing_parent(zombie).filter(|parent| {
+            lineage.pids_of(*parent).is_some() && lineage.stage(*parent) == Stage::Alive
+        });
+        let kills = self.treatment.remedy == Remedy::KillParent;
+        let refused = match parent {
+            None => Some("its parent is none of the invocation, or has ended".to_owned()),
+            Some(parent) => lineage
+                .kept(parent, world.now, world.allow)
+                .map(|why| format!("its parent is kept: {why}"))
+                .or_else(|| {
+                    (kills && !lineage.is_descendant(parent))
+                        .then(|| "its parent is COMMAND itself".to_owned())
+                }),
+        };
+        let limited = kills && world.ended.len() >= world.most;
+        if let Some(why) = refused {
+            target.settle(ActionResult::Refused, Some(why), world.now);
+        } else if limited {
+            let why = format!("max_kills_per_minute = {} is reached", world.most);
+            target.settle(ActionResult::Limited, Some(why), world.now);
+        } else if world.dry_run {
+            target.settle(ActionResult::WouldAct, None, world.now);
+        }
+        let is_settled = target.result.is_some();
+        let parent = parent.and_then(|parent| Some((parent, lineage.pids_of(parent)?)));
+        if let (false, Some((parent, pids))) = (is_settled, parent) {
+            let signal = if kills { SIGTERM } else { SIGCHLD };
+            if kills {
+                world.ended.push_back(world.now);
+            }
+            target.asked = Some((signal, world.now));
+            world.acts.push_back(Act::Doom(zombie));
+            world.acts.push_back(Act::Signal { process: parent, pids, signal, about: zombie });
+        }
+        self.targets.insert(place(zombie), target);
+        if is_settled {
+            self.finish(world);
+        } else {
+            self.enter(Phase::Leaving, world);
+        }
+    }
+
+    fn watch_alone(&mut self, world: &mut World<'_>) {
+        let Treatment { remedy, term_timeout, kill_timeout, delay: _ } = self.treatment;
+        let timeout = if self.phase == Phase::Leaving { term_timeout } else { kill_timeout };
+        let is_late = world.now >= self.since.after(timeout);
+        let mut next = None;
+        for target in self.targets.values_mut() {
+            if target.result.is_some() {
+                next = Some(Phase::Ending);
+                continue;
+            }
+            if world.lineage.stage(target.id) == Stage::Reaped {
+                target.settle(ActionResult::Reaped, None, world.now);
+                next = Some(Phase::Ending);
+            } else if is_late {
+                let parent = world.lineage.owing_parent(target.id);
+                let lives = parent.filter(|id| world.lineage.stage(*id) == Stage::Alive);
+                let pids = lives.and_then(|id| Some((id, world.lineage.pids_of(id)?)));
+                match pids {
+                    Some((process, pids))
+                        if remedy == Remedy::KillParent && self.phase == Phase::Leaving =>
+                    {
+                        target.asked = Some((SIGKILL, world.now));
+                        let (signal, about) = (SIGKILL, target.id);
+                        world.acts.push_back(Act::Signal { process, pids, signal, about });
+                        next = Some(Phase::Killing);
+                    }
+                    None if self.phase == Phase::Leaving && remedy == Remedy::KillParent => {
+                        // Its adopter has the rest of the time.
+                        next = Some(Phase::Killing);
+                    }
+                    _ => {
+                        target.settle(ActionResult::StillThere, None, world.now);
+                        next = Some(Phase::Ending);
+                    }
+                }
+            }
+        }
+        match next {
+            Some(Phase::Ending) => self.finish(world),
+            Some(phase) => self.enter(phase, world),
+            None => {}
+        }
+    }
+
+    pub(super) fn sent(&mut self, about: ProcessId, signal: u8, at: Nanos, sent: &Sent) {
+        let is_alone = self.is_alone;
+        let Some(target) = self.targets.get_mut(&place(about)) else { return };
+        let refused = match sent {
+            Sent::Done { to } => {
+                let to = if is_alone { SignalTarget::Parent(*to) } else { SignalTarget::Process };
+                // On a busy machine long after it was asked for.
+                target.asked = Some((signal, at));
+                target.signals.push(SignalGiven { at, signal, to, refused: None });
+                return;
+            }
+            // Its end is on the way.
+            Sent::Gone => return,
+            Sent::NotPermitted(why) => (ActionResult::NotPermitted, why),
+            Sent::Refused(why) => (ActionResult::Refused, why),
+        };
+        let (result, why) = refused;
+        let to = SignalTarget::Process;
+        if result == ActionResult::NotPermitted {
+            target.signals.push(SignalGiven { at, signal, to, refused: Some(why.clone()) });
+        }
+        target.settle(result, Some(why.clone()), at);
+    }
+
+    pub(super) fn port_freed(&mut self, process: ProcessId, address: &[u8], at: Nanos) {
+        let Some(target) = self.targets.get_mut(&place(process)) else { return };
+        let address = String::from_utf8_lossy(address).into_owned();
+        if !target.ports.iter().any(|port| port.address == address) {
+            target.ports.push(PortFreed { address, free_at: Some(at) });
+        }
+    }
+
+    /// Gives the receipts.
+    fn finish(&mut self, world: &mut World<'_>) {
+        self.phase = Phase::Done;
+        for target in std::mem::take(&mut self.targets).into_values() {
+            let Target { id, signals, result, listening, mut ports, .. } = target;
+            let (result, reason, at) =
+                result.unwrap_or((ActionResult::StillThere, None, world.now));
+            for address in listening {
+                let address = String::from_utf8_lossy(&address).into_owned();
+                if !ports.iter().any(|port| port.address == address) {
+                    ports.push(PortFreed { address, free_at: None });
+                }
+            }
+            world.acts.push_back(Act::Receipt(Box::new(Receipt {
+                process: id,
+                kind: self.kind,
+                remedy: self.treatment.remedy,
+                decided_by: self.decided_by.clone(),
+                decided_at: self.begun_at,
+                dry_run: world.dry_run,
+                signals,
+                result,
+                reason,
+                at,
+                ports,
+            })));
+        }
+    }
+}
+
+/// Where a process stands in the order of births.
+fn place(id: ProcessId) -> (u64, u32) {
+    (id.start, id.pid)
+}

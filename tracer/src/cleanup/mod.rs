@@ -1,0 +1,14 @@
+//! Cleaning up: what leaks is ended, and only that.
+//!
+//! [`Cleaner`] decides, without input or output of its own, in the manner of the core; [`Hand`] does
+//! what it says.
+
+mod cleaner;
+mod hand;
+mod job;
+mod ports;
+#[cfg(test)]
+mod tests;
+
+pub use cleaner::{Act, Cleaner, Settings};
+pub use hand::{Hand, Identity, Sent};

@@ -1,0 +1,420 @@
+//! The cleaner against a kernel in miniature: who dies of what, who is never touched, what is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::lineage::{
+    ActionResult, Config, Event, FindingKind, Lineage, Lot, Nanos, Observation, Outcome, Output,
+    Pids, Policy, Process, ProcessId, Rules,
+};
+
+const ROOT: u32 = 100;
+const TRACER: u32 = 50;
+
+/// What a process does when it is sent SIGTERM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    Dies,
+    Ignores,
+    /// Not even SIGKILL ends it.
+    Stuck,
+}
+
+#[derive(Clone, Debug)]
+struct Simulated {
+    forker: u32,
+    manner: Manner,
+    /// Forks a child whenever one of its own ends.
+    respawns: bool,
+    lives: bool,
+}
+
+/// Processes, and the core that is told of them.
+struct Kernel {
+    lineage: Lineage,
+    processes: BTreeMap<u32, Simulated>,
+    next: u32,
+    now: u64,
+    signals: Vec<(u32, u8)>,
+    lots: BTreeMap<u32, Lot>,
+    /// Signals to these are not permitted.
+    foreign: BTreeSet<u32>,
+}
+
+impl Kernel {
+    fn new(rules: &Rc<Rules>) -> Self {
+        let config = Config { grace: Duration::from_millis(100), ..Config::default() };
+        let mut kernel = Self {
+            lineage: Lineage::with_rules(config, Rc::clone(rules)),
+            processes: BTreeMap::new(),
+            next: ROOT,
+            now: 1_000_000_000,
+            signals: Vec::new(),
+            lots: BTreeMap::new(),
+            foreign: BTreeSet::new(),
+        };
+        kernel.fork(TRACER, Manner::Dies);
+        kernel
+    }
+
+    fn id(pid: u32) -> ProcessId {
+        ProcessId { pid, start: 1_000_000_000 + u64::from(pid) }
+    }
+
+    fn at(&self) -> Nanos {
+        Nanos(self.now)
+    }
+
+    fn fork(&mut self, forker: u32, manner: Manner) -> u32 {
+        let pid = self.next;
+        self.next += 1;
+        let doomed = self.lots.get(&forker) == Some(&Lot::Doomed);
+        self.processes.insert(pid, Simulated { forker, manner, respawns: false, lives: true });
+        self.lineage.handle(Event::Fork {
+            at: self.at(),
+            child: Self::id(pid),
+            forker: if forker == TRACER {
+                ProcessId { pid: TRACER, start: 2 }
+            } else {
+                Self::id(forker)
+            },
+            parent: if forker == TRACER {
+                ProcessId { pid: TRACER, start: 2 }
+            } else {
+                Self::id(forker)
+            },
+            pids: Pids { host: pid, local: Some(pid), namespace: pid, level: 0 },
+            cgroup: None,
+            thread: None,
+            root: pid == ROOT,
+        });
+        if doomed {
+            // As the kernel side does.
+            self.lots.insert(pid, Lot::Doomed);
+            self.dies(pid, 9);
+        }
+        pid
+    }
+
+    fn executes(&mut self, pid: u32, name: &str) {
+        self.lineage.handle(Event::Exec {
+            at: self.at(),
+            process: Self::id(pid),
+            exe: name.as_bytes(),
+            args: name.as_bytes(),
+            truncated: false,
+            markers: b"",
+            markers_truncated: false,
+        });
+    }
+
+    fn dies(&mut self, pid: u32, status: u32) {
+        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.lives) else {
+            return;
+        };
+        process.lives = false;
+        let forker = process.forker;
+        let parent = match self.processes.get(&forker) {
+            Some(parent) if parent.lives => Self::id(forker),
+            _ => ProcessId { pid: 1, start: 1 },
+        };
+        self.lineage.handle(Event::Exit {
+            at: self.at(),
+            process: Self::id(pid),
+            status,
+            parent,
+            children_uncounted: false,
+        });
+        self.lineage.handle(Event::Reaped {
+            at: self.at(),
+            process: Self::id(pid),
+            by: Some(parent),
+            gone: true,
+        });
+        if self.processes.get(&forker).is_some_and(|forker| forker.lives && forker.respawns) {
+            self.fork(forker, Manner::Dies);
+        }
+    }
+
+    fn signal(&mut self, pid: u32, signal: u8) -> Sent {
+        self.signals.push((pid, signal));
+        let Some(process) = self.processes.get(&pid).filter(|process| process.lives) else {
+            return Sent::Gone;
+        };
+        if self.foreign.contains(&pid) {
+            return Sent::NotPermitted("not root".to_owned());
+        }
+        match (process.manner, signal) {
+            (Manner::Stuck, _) | (Manner::Ignores, 15) => {}
+            (_, signal) => self.dies(pid, signal.into()),
+        }
+        Sent::Done { to: pid }
+    }
+
+    fn answer(&mut self) {
+        while let Some(output) = self.lineage.poll_output() {
+            match output {
+                Output::Observe { process, .. } => {
+                    let lives =
+                        self.processes.get(&process.pid).is_some_and(|process| process.lives);
+                    let observation = Box::new(Observation {
+                        exists: lives,
+                        state: lives.then_some('S'),
+                        resources: lives.then(Default::default),
+                        ..Observation::default()
+                    });
+                    self.lineage.handle(Event::Observed { at: self.at(), process, observation });
+                }
+                Output::Sample { .. } => {
+                    self.lineage.handle(Event::Sampled { at: self.at(), blocked: Vec::new() });
+                }
+                Output::Life(_) => {}
+            }
+        }
+    }
+
+    /// Lets time go on until nothing is left to be done.
+    fn clean_up(&mut self, settings: Settings<'_>) -> Outcome {
+        let mut cleaner = Cleaner::new(settings);
+        for _ in 0..10_000 {
+            self.answer();
+            self.lineage.handle_timeout(self.at());
+            self.answer();
+            cleaner.step(self.at(), &self.lineage);
+            while let Some(act) = cleaner.poll_act() {
+                self.act(act, &mut cleaner);
+            }
+            self.answer();
+            if self.lineage.is_settled() && cleaner.is_idle(&self.lineage) {
+                let policy = Policy {
+                    fail_on: &[FindingKind::Survivor],
+                    strict: false,
+                    allow: settings.allow,
+                };
+                return self.lineage.outcome(self.at(), &[], 0, policy);
+            }
+            self.now += 10_000_000;
+        }
+        panic!("it never ends: {cleaner:?}");
+    }
+
+    fn act(&mut self, act: Act, cleaner: &mut Cleaner<'_>) {
+        let news = match act {
+            Act::Decide(id, lot) => {
+                self.lots.insert(id.pid, lot);
+                return;
+            }
+            Act::Signal { process, signal, about, .. } => {
+                let at = self.at();
+                let sent = self.signal(process.pid, signal);
+                cleaner.sent(about, signal, at, &sent);
+                return;
+            }
+            Act::HoldPorts { .. } | Act::CheckPorts(_) => return,
+            Act::CatchUp => return cleaner.step(self.at(), &self.lineage),
+            Act::Doom(process) => crate::lineage::CleanupNews::Doomed(process),
+            Act::Unkillable { process, since } => {
+                crate::lineage::CleanupNews::Unkillable { process, since }
+            }
+            Act::Receipt(receipt) => crate::lineage::CleanupNews::Receipt(*receipt),
+        };
+        self.lineage.handle(Event::CleanedUp(Box::new(news)));
+    }
+
+    fn root_ends(&mut self) {
+        self.dies(ROOT, 0);
+        self.now += 200_000_000;
+    }
+
+    fn alive(&self) -> Vec<u32> {
+        let alive = self.processes.iter().filter(|(_, process)| process.lives);
+        alive.map(|(pid, _)| *pid).collect()
+    }
+}
+
+fn rules(text: &str) -> Rc<Rules> {
+    Rc::new(Rules::of(vec![text.to_owned()]).expect("rules"))
+}
+
+fn nobody(_: &Process) -> Option<String> {
+    None
+}
+
+fn settings(rules: &Rules) -> Settings<'_> {
+    Settings { rules, allow: &nobody, dry_run: false }
+}
+
+fn result_of(outcome: &Outcome, pid: u32) -> ActionResult {
+    let finding = outcome.findings.iter().find(|finding| finding.process.id.pid == pid);
+    finding.expect("a finding").action.as_ref().expect("an action").receipt.result
+}
+
+#[test]
+fn survivors_are_asked_parents_first_and_nobody_twice() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let parent = kernel.fork(ROOT, Manner::Dies);
+    let child = kernel.fork(parent, Manner::Dies);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!(kernel.signals, [(parent, 15), (child, 15)]);
+    assert_eq!(result_of(&outcome, parent), ActionResult::Ended);
+    assert!(outcome.findings.iter().all(|finding| finding.counted));
+}
+
+#[test]
+fn who_ignores_sigterm_is_killed_in_time_and_not_before() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let stubborn = kernel.fork(ROOT, Manner::Ignores);
+    kernel.root_ends();
+    let before = kernel.now;
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!(kernel.signals, [(stubborn, 15), (stubborn, 9)]);
+    assert!(kernel.now - before >= 5_000_000_000);
+    assert_eq!(result_of(&outcome, stubborn), ActionResult::Ended);
+}
+
+#[test]
+fn term_alone_asks_and_leaves_it_at_that() {
+    let rules = rules("[cleanup]\nsurvivor = 'term'");
+    let mut kernel = Kernel::new(&rules);
+    let stubborn = kernel.fork(ROOT, Manner::Ignores);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!(kernel.signals, [(stubborn, 15)]);
+    assert_eq!(result_of(&outcome, stubborn), ActionResult::StillThere);
+}
+
+#[test]
+fn what_sigkill_does_not_end_is_unkillable_and_stuck() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let stuck = kernel.fork(ROOT, Manner::Stuck);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!(result_of(&outcome, stuck), ActionResult::Unkillable);
+    let found = outcome.findings.iter().find(|finding| finding.kind == FindingKind::Stuck);
+    let cause = &found.expect("it is stuck").cause;
+    assert!(cause.text.starts_with("SIGKILL has not ended it"), "{cause:?}");
+}
+
+#[test]
+fn what_may_not_be_signalled_is_told_and_not_tried_again() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let foreign = kernel.fork(ROOT, Manner::Dies);
+    kernel.foreign.insert(foreign);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!(kernel.signals, [(foreign, 15)]);
+    assert_eq!(result_of(&outcome, foreign), ActionResult::NotPermitted);
+}
+
+#[test]
+fn pid_1_is_never_touched() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    kernel.next = 1;
+    let init = kernel.fork(ROOT, Manner::Dies);
+    // It was forked after the root, whatever its number says.
+    kernel.next = ROOT + 1;
+    let other = kernel.fork(ROOT, Manner::Dies);
+    assert_eq!(init, 1);
+    kernel.root_ends();
+    let _ = kernel.clean_up(settings(&rules));
+    assert!(kernel.signals.iter().all(|(pid, _)| *pid == other), "{:?}", kernel.signals);
+}
+
+#[test]
+fn kept_processes_keep_all_that_they_fork() {
+    let rules = rules("[[keep]]\nexecutables = ['devserver']\nreason = 'mine'");
+    let mut kernel = Kernel::new(&rules);
+    let server = kernel.fork(ROOT, Manner::Dies);
+    kernel.executes(server, "devserver");
+    let worker = kernel.fork(server, Manner::Dies);
+    kernel.executes(worker, "esbuild");
+    let other = kernel.fork(ROOT, Manner::Dies);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!(kernel.alive(), [server, worker]);
+    assert_eq!(kernel.signals, [(other, 15)]);
+    assert_eq!(outcome.kept.first().map(|kept| &*kept.rule), Some("rule: mine"));
+}
+
+#[test]
+fn limit_of_a_minute_stops_it_and_is_told() {
+    let rules = rules("[cleanup]\nmax_kills_per_minute = 2");
+    let mut kernel = Kernel::new(&rules);
+    let all: Vec<_> = (0..4).map(|_| kernel.fork(ROOT, Manner::Dies)).collect();
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!(kernel.alive(), all[2..]);
+    assert_eq!(result_of(&outcome, all[3]), ActionResult::Limited);
+}
+
+#[test]
+fn dry_run_decides_and_touches_nothing() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let left = kernel.fork(ROOT, Manner::Dies);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(Settings { dry_run: true, ..settings(&rules) });
+    assert_eq!((kernel.alive(), kernel.signals.len()), (vec![left], 0));
+    assert!(kernel.lots.is_empty());
+    assert_eq!(result_of(&outcome, left), ActionResult::WouldAct);
+}
+
+#[test]
+fn nothing_is_done_about_what_is_only_reported() {
+    let rules = rules("[cleanup]\nsurvivor = 'report'");
+    let mut kernel = Kernel::new(&rules);
+    let left = kernel.fork(ROOT, Manner::Dies);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!((kernel.alive(), kernel.signals.len()), (vec![left], 0));
+    assert_eq!(outcome.cleanup, None);
+}
+
+/// A tree: of each process which of those before it forked it, and how it takes being asked to end.
+fn trees() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
+    prop::collection::vec((any::<prop::sample::Index>(), 0..8_u8), 1..40)
+}
+
+proptest! {
+    /// Whatever the tree: all of it that leaks is dead, what is kept lives with all that it forked,
+    /// and nobody else was sent anything.
+    #[test]
+    fn every_leaked_process_dies_and_no_other(tree in trees()) {
+        let rules = rules("[[keep]]\nexecutables = ['kept']");
+        let mut kernel = Kernel::new(&rules);
+        let mut made = vec![ROOT];
+        let mut kept = BTreeSet::new();
+        for (forker, manner) in tree {
+            let forker = *forker.get(&made);
+            let pid = kernel.fork(forker, if manner < 3 { Manner::Ignores } else { Manner::Dies });
+            if manner == 7 {
+                kernel.executes(pid, "kept");
+                kept.insert(pid);
+            } else {
+                kernel.executes(pid, "leaks");
+            }
+            if kept.contains(&forker) {
+                kept.insert(pid);
+            }
+            kernel.processes.get_mut(&pid).expect("made").respawns = manner == 0;
+            made.push(pid);
+        }
+        kernel.root_ends();
+        let _ = kernel.clean_up(settings(&rules));
+        let alive: BTreeSet<_> = kernel.alive().into_iter().collect();
+        prop_assert_eq!(&alive, &kept);
+        prop_assert!(kernel.signals.iter().all(|(pid, _)| !kept.contains(pid) && *pid >= ROOT));
+    }
+}
