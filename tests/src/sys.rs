@@ -99,6 +99,28 @@ pub fn fork(body: impl FnOnce() -> i32) -> Pid {
     }
 }
 
+/// Forks in the midst of things: 0 in the child, whose life is bounded too.
+pub fn fork_here() -> Pid {
+    // SAFETY: see `fork`.
+    let pid = check("fork", unsafe { libc::fork() });
+    if pid == 0 {
+        bound_life();
+    }
+    pid
+}
+
+/// A number that everyone shares whom this process forks from now on; never given back.
+#[must_use]
+pub fn shared_number() -> &'static std::sync::atomic::AtomicU32 {
+    let (access, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping; nobody else has its address.
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, access, kind, -1, 0) };
+    assert_ne!(page, libc::MAP_FAILED, "mmap: {}", io::Error::last_os_error());
+    // SAFETY: a page of zeros, aligned, mapped until the end of the process.
+    unsafe { &*page.cast() }
+}
+
 /// Forks a child that has exactly this pid (`clone3` with `set_tid`). Needs
 /// `CAP_CHECKPOINT_RESTORE` and a pid that is free; `EEXIST` where it is taken.
 pub fn fork_with_pid(pid: Pid, body: impl FnOnce() -> i32) -> io::Result<Pid> {

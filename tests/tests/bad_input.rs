@@ -57,9 +57,9 @@ fn nonsense_for_other_values_is_refused() {
 }
 
 #[test]
-fn killing_is_refused_until_it_is_built() {
-    let finished = refused(&["--on-leak", "kill"]);
-    expect_usage_error(&finished, "kill");
+fn dry_run_of_nothing_is_refused() {
+    let finished = refused(&["--dry-run"]);
+    expect_usage_error(&finished, "on-leak");
 }
 
 #[test]

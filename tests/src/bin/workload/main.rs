@@ -7,6 +7,7 @@
 
 mod args;
 mod calls;
+mod doomed;
 mod hostile;
 mod namespaces;
 mod signals;
@@ -26,7 +27,9 @@ fn main() {
     let run = match args.name() {
         "await" => simple::wait,
         "babbles" => calls::babbles,
+        "bomb" => doomed::bomb,
         "burst" => zombies::burst,
+        "chain" => doomed::chain,
         "clone-parent" => zombies::clone_parent,
         "churn" => storm::churn,
         "double-fork" => survivors::double_fork,
@@ -40,7 +43,9 @@ fn main() {
         "keeps-server" => survivors::keeps_server,
         "killed-before-wait" => zombies::killed_before_wait,
         "leader-exits-first" => threads::leader_exits_first,
+        "leaves-server" => doomed::leaves_server,
         "leaves-shell-child" => survivors::leaves_shell_child,
+        "leaves-supervisor" => doomed::leaves_supervisor,
         "named-thread-forks" => threads::named_thread_forks,
         "never-waits" => zombies::never_waits,
         "orphan" => survivors::orphan,
