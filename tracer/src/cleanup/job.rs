@@ -208,6 +208,12 @@ impl Job {
             return;
         }
         self.begun_at = world.now;
+        // What was put right meanwhile is left alone.
+        self.tops.retain(|top| world.lineage.stands(*top, self.kind));
+        if self.tops.is_empty() {
+            self.phase = Phase::Done;
+            return;
+        }
         if self.is_alone {
             self.begin_alone(world);
             return;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use proptest::prelude::*;
+use tracer_common::WaitCounts;
 
 use super::*;
 use crate::lineage::{
@@ -43,6 +44,8 @@ struct Kernel {
     now: u64,
     signals: Vec<(u32, u8)>,
     lots: BTreeMap<u32, Lot>,
+    /// Dead, and not reaped.
+    zombies: BTreeSet<u32>,
     /// Signals to these are not permitted.
     foreign: BTreeSet<u32>,
 }
@@ -57,6 +60,7 @@ impl Kernel {
             now: 1_000_000_000,
             signals: Vec::new(),
             lots: BTreeMap::new(),
+            zombies: BTreeSet::new(),
             foreign: BTreeSet::new(),
         };
         kernel.fork(TRACER, Manner::Dies);
@@ -114,16 +118,40 @@ impl Kernel {
         });
     }
 
+    /// It dies, and its parent reaps it at once.
     fn dies(&mut self, pid: u32, status: u32) {
-        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.lives) else {
-            return;
-        };
+        if let Some(parent) = self.exits(pid, status) {
+            self.reaped(pid, parent);
+        }
+    }
+
+    /// It dies. Gives its parent.
+    fn exits(&mut self, pid: u32, status: u32) -> Option<ProcessId> {
+        let process = self.processes.get_mut(&pid).filter(|process| process.lives)?;
         process.lives = false;
         let forker = process.forker;
+        self.zombies.insert(pid);
         let parent = match self.processes.get(&forker) {
             Some(parent) if parent.lives => Self::id(forker),
             _ => ProcessId { pid: 1, start: 1 },
         };
+        let left: Vec<_> = self
+            .zombies
+            .iter()
+            .copied()
+            .filter(|zombie| {
+                self.processes.get(zombie).is_some_and(|process| process.forker == pid)
+            })
+            .collect();
+        for &zombie in &left {
+            self.lineage.handle(Event::Unreaped {
+                at: self.at(),
+                process: Self::id(zombie),
+                parent: Self::id(pid),
+                waits: WaitCounts::default(),
+                not_yet: false,
+            });
+        }
         self.lineage.handle(Event::Exit {
             at: self.at(),
             process: Self::id(pid),
@@ -131,14 +159,33 @@ impl Kernel {
             parent,
             children_uncounted: false,
         });
-        self.lineage.handle(Event::Reaped {
-            at: self.at(),
-            process: Self::id(pid),
-            by: Some(parent),
-            gone: true,
-        });
-        if self.processes.get(&forker).is_some_and(|forker| forker.lives && forker.respawns) {
-            self.fork(forker, Manner::Dies);
+        for zombie in left {
+            self.reaped(zombie, ProcessId { pid: 1, start: 1 });
+        }
+        Some(parent)
+    }
+
+    fn reaped(&mut self, pid: u32, parent: ProcessId) {
+        let (at, process) = (self.at(), Self::id(pid));
+        self.lineage.handle(Event::Reaped { at, process, by: Some(parent), gone: true });
+        self.zombies.remove(&pid);
+        let respawns = |process: &Simulated| process.lives && process.respawns;
+        if self.processes.get(&parent.pid).is_some_and(respawns) {
+            self.fork(parent.pid, Manner::Dies);
+        }
+    }
+
+    /// So many milliseconds go by.
+    fn passes(&mut self, cleaner: &mut Cleaner<'_>, milliseconds: u64) {
+        for _ in 0..milliseconds / 10 {
+            self.now += 10_000_000;
+            self.answer();
+            self.lineage.handle_timeout(self.at());
+            self.answer();
+            cleaner.step(self.at(), &self.lineage);
+            while let Some(act) = cleaner.poll_act() {
+                self.act(act, cleaner);
+            }
         }
     }
 
@@ -163,9 +210,10 @@ impl Kernel {
                 Output::Observe { process, .. } => {
                     let lives =
                         self.processes.get(&process.pid).is_some_and(|process| process.lives);
+                    let is_zombie = self.zombies.contains(&process.pid);
                     let observation = Box::new(Observation {
-                        exists: lives,
-                        state: lives.then_some('S'),
+                        exists: lives || is_zombie,
+                        state: if is_zombie { Some('Z') } else { lives.then_some('S') },
                         resources: lives.then(Default::default),
                         ..Observation::default()
                     });
@@ -183,13 +231,7 @@ impl Kernel {
     fn clean_up(&mut self, settings: Settings<'_>) -> Outcome {
         let mut cleaner = Cleaner::new(settings);
         for _ in 0..10_000 {
-            self.answer();
-            self.lineage.handle_timeout(self.at());
-            self.answer();
-            cleaner.step(self.at(), &self.lineage);
-            while let Some(act) = cleaner.poll_act() {
-                self.act(act, &mut cleaner);
-            }
+            self.passes(&mut cleaner, 10);
             self.answer();
             if self.lineage.is_settled() && cleaner.is_idle(&self.lineage) {
                 let policy = Policy {
@@ -199,7 +241,6 @@ impl Kernel {
                 };
                 return self.lineage.outcome(self.at(), &[], 0, policy);
             }
-            self.now += 10_000_000;
         }
         panic!("it never ends: {cleaner:?}");
     }
@@ -380,6 +421,50 @@ fn nothing_is_done_about_what_is_only_reported() {
     let outcome = kernel.clean_up(settings(&rules));
     assert_eq!((kernel.alive(), kernel.signals.len()), (vec![left], 0));
     assert_eq!(outcome.cleanup, None);
+}
+
+#[test]
+fn what_was_put_right_before_its_delay_is_over_is_left_alone() {
+    let rules = rules("[cleanup]\nzombie = 'nudge'\ndelay = '2s'");
+    let mut kernel = Kernel::new(&rules);
+    let parent = kernel.fork(ROOT, Manner::Dies);
+    let child = kernel.fork(parent, Manner::Dies);
+    kernel.exits(child, 0);
+    let mut cleaner = Cleaner::new(settings(&rules));
+    kernel.passes(&mut cleaner, 1_500);
+    assert!(kernel.lineage.stands(Kernel::id(child), FindingKind::Zombie));
+    assert!(!cleaner.is_idle(&kernel.lineage));
+    kernel.reaped(child, Kernel::id(parent));
+    kernel.passes(&mut cleaner, 4_000);
+    assert!(cleaner.is_idle(&kernel.lineage) && kernel.signals.is_empty());
+}
+
+#[test]
+fn parent_of_a_zombie_is_nudged_once() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let parent = kernel.fork(ROOT, Manner::Ignores);
+    let child = kernel.fork(parent, Manner::Dies);
+    kernel.exits(child, 0);
+    let mut cleaner = Cleaner::new(settings(&rules));
+    kernel.passes(&mut cleaner, 30_000);
+    // The child's zombie was found; its parent got one SIGCHLD and nobody anything else.
+    assert_eq!(kernel.signals, [(parent, 17)]);
+    assert!(cleaner.is_idle(&kernel.lineage));
+}
+
+#[test]
+fn parent_of_a_zombie_is_killed_only_where_a_rule_says_so_and_never_command() {
+    let rules = rules("[cleanup]\nzombie = 'kill-parent'\nterm_timeout = '1s'");
+    let mut kernel = Kernel::new(&rules);
+    let parent = kernel.fork(ROOT, Manner::Ignores);
+    let (of_parent, of_root) = (kernel.fork(parent, Manner::Dies), kernel.fork(ROOT, Manner::Dies));
+    kernel.exits(of_parent, 0);
+    kernel.exits(of_root, 0);
+    let mut cleaner = Cleaner::new(settings(&rules));
+    kernel.passes(&mut cleaner, 30_000);
+    assert_eq!(kernel.signals, [(parent, 15), (parent, 9)]);
+    assert_eq!(kernel.alive(), [ROOT]);
 }
 
 /// A tree: of each process which of those before it forked it, and how it takes being asked to end.
