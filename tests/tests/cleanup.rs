@@ -3,7 +3,8 @@
 use std::{net::TcpListener, path::PathBuf, time::Duration};
 
 use serde_json::Value;
-use tracer_tests::{Finished, Run, proc, sys};
+use tracer_tests::frozen::FreezableFs;
+use tracer_tests::{Finished, Run, proc, skip, sys};
 
 fn kills(run: Run) -> Run {
     run.grace("300ms").options(["--on-leak", "kill"])
@@ -242,4 +243,68 @@ fn zombie_of_a_parent_that_does_not_care_is_still_there_after_a_nudge() {
     let zombies = finished.findings_of("zombie");
     let zombie = zombies.first().expect("a zombie");
     zombie.expect("/action/result", "still_there").expect("/action/signals/0/signal", "SIGCHLD");
+}
+
+#[test]
+fn what_sigkill_does_not_end_is_told_to_be_stuck() {
+    let mut file_system = match FreezableFs::mount() {
+        Ok(file_system) => file_system,
+        Err(reason) => return skip(&reason),
+    };
+    let file = format!("file={}", file_system.path().join("file").display());
+    let run = kills(Run::workload(["writes", &file]));
+    let run = with_rules(run, "[cleanup]\nterm_timeout = '200ms'\nkill_timeout = '500ms'\n");
+    let running = run.standing_for("standing", Duration::from_millis(300)).start();
+    let writer = running.held("write").pid;
+    file_system.freeze();
+    running.release("write");
+    proc::until_state(writer, 'D');
+    let finished = running.finish();
+    finished.expect_leak();
+    let action = action(&finished, "survivor", writer);
+    assert_eq!(action["result"], "unkillable", "{finished:#}");
+    assert_eq!(signals(action), ["SIGTERM", "SIGKILL"]);
+    let stuck = finished.finding("stuck", writer);
+    stuck.expect_cause("blocked_in_kernel").expect("/process/state", "D");
+    let text = stuck.process();
+    assert!(
+        !text.is_null() && finished.stderr_text().contains("SIGKILL has not ended it"),
+        "{finished:#}"
+    );
+}
+
+#[test]
+fn innocents_in_the_process_group_and_session_are_not_touched() {
+    // tracer, COMMAND and what it leaves share the group of the shell around, as one sleeper does.
+    let around = ["sh", "-c", "sleep 60 & echo $! >$PLACE; exec \"$@\"", "sh"];
+    let run = kills(Run::workload(["leaves-server", "term=ignores"]));
+    let run = with_rules(run, "[cleanup]\nterm_timeout = '0s'\n").in_own_group();
+    let place = run.path("innocent");
+    let finished = run.env("PLACE", place).under(around).finish();
+    finished.expect_leak();
+    let innocent: sys::Pid = finished.file("innocent").trim().parse().expect("a pid");
+    finished.guard(innocent);
+    let server = finished.fact("server").pid;
+    assert!(!sys::exists(server), "it lives\n{finished:#}");
+    assert!(sys::exists(innocent), "it was ended\n{finished:#}");
+    assert_eq!(
+        finished.only_finding("survivor", server).process()["pgid"],
+        proc::stat(innocent).expect("it lives").pgid,
+        "they are in one group\n{finished:#}"
+    );
+}
+
+#[test]
+fn invocations_side_by_side_do_not_touch_each_other() {
+    let spared = Run::workload(["double-fork"]).grace("300ms").finish();
+    let other = Run::workload(["keeps-server"]).grace("300ms").start();
+    let (daemon, server) = (spared.fact("daemon").pid, other.fact("sleeper").pid);
+    let killed = kills(Run::workload(["double-fork"])).finish();
+    killed.expect_leak();
+    assert!(!sys::exists(killed.fact("daemon").pid), "it lives\n{killed:#}");
+    assert!(sys::exists(daemon) && sys::exists(server), "another's was ended\n{killed:#}");
+    other.release("leaving");
+    let other = other.finish();
+    other.expect_leak();
+    assert!(sys::exists(server), "it was ended\n{other:#}");
 }
