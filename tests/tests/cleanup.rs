@@ -3,6 +3,7 @@
 use std::{net::TcpListener, path::PathBuf, time::Duration};
 
 use serde_json::Value;
+use tracer_tests::cgroup::Cgroup;
 use tracer_tests::frozen::FreezableFs;
 use tracer_tests::{Finished, Run, proc, skip, sys};
 
@@ -307,4 +308,24 @@ fn invocations_side_by_side_do_not_touch_each_other() {
     let other = other.finish();
     other.expect_leak();
     assert!(sys::exists(server), "it was ended\n{other:#}");
+}
+
+#[test]
+fn what_was_moved_to_another_cgroup_is_left_to_its_supervisor_and_counts() {
+    let cgroup = match Cgroup::unified() {
+        Ok(cgroup) => cgroup,
+        Err(why) => return skip(&format!("no cgroup v2 of one's own: {why}")),
+    };
+    let line = "(echo 0 >$CGROUP/cgroup.procs; exec $WORKLOAD sleep as=moved streams=null) &
+                $WORKLOAD sleep as=left streams=null & $WORKLOAD await names=moved,left; exit 0";
+    let finished = kills(Run::shell(line)).env("CGROUP", cgroup.path()).finish();
+    finished.expect_leak();
+    let (moved, left) = (finished.fact("moved").pid, finished.fact("left").pid);
+    assert!(sys::exists(moved), "it was ended\n{finished:#}");
+    assert!(!sys::exists(left), "it lives\n{finished:#}");
+    let action = action(&finished, "survivor", moved);
+    assert_eq!(action["result"], "kept", "{finished:#}");
+    let reason = action["reason"].as_str().expect("a reason");
+    assert!(reason.starts_with("handed over to cgroup /"), "{reason}");
+    sys::kill(moved, libc::SIGKILL);
 }

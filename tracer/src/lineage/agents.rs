@@ -178,6 +178,16 @@ impl Lineage {
         }
     }
 
+    /// Whether this cgroup is the one by which an agent above the process is known, or below that.
+    pub(super) fn is_in_agents_cgroup(&self, id: ProcessId, path: &[u8]) -> bool {
+        let mut cgroups = self
+            .generations(id)
+            .filter_map(|(_, entry)| self.invocations.get(entry.agent?)?.cgroup.as_deref());
+        cgroups.any(|cgroup| {
+            path.strip_prefix(cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        })
+    }
+
     /// The name in its `TRACER_AGENT`, where its forker had not the same.
     fn agent_in_environment(&self, id: ProcessId) -> Option<Rc<str>> {
         let entry = self.table.get(id)?;

@@ -1,4 +1,5 @@
-//! Who is kept: by a rule, by its own environment, by a lease, or because a supervisor has it.
+//! Who is kept: by a rule, by its own environment, by a lease; and who is none of tracer's to end any
+//! more, because a supervisor has it.
 
 use super::{
     Lineage,
@@ -9,14 +10,9 @@ use super::{
 use crate::escape;
 
 impl Lineage {
-    /// Why a process is kept, if it is: what its rule, its environment, its agent or whoever moved it
-    /// to another cgroup says. `seen`: what a look at it gave.
-    pub(super) fn kept_by(
-        &self,
-        id: ProcessId,
-        seen: Option<&Observation>,
-        now: Nanos,
-    ) -> Option<String> {
+    /// Why a process is neither counted nor ended, if it is not: what its rule, its environment or its
+    /// agent says.
+    pub(super) fn kept_by(&self, id: ProcessId, now: Nanos) -> Option<String> {
         let entry = self.table.get(id)?;
         let by_lease = || {
             let lease = self.lease_of(id, now)?;
@@ -27,11 +23,15 @@ impl Lineage {
             (value != b"0").then(|| format!("environment: {}", String::from_utf8_lossy(KEEP)))
         };
         let by_rule = || Some(format!("rule: {}", self.rules.keep(&entry.program)?));
-        let by_supervisor = || {
-            let home = seen?.home.as_ref()?;
-            let is_moved = !self.root_cgroups.is_empty() && !self.root_cgroups.contains(&home.id);
-            is_moved.then(|| format!("handed over to cgroup {}", escape::terminal(&home.path)))
-        };
-        by_rule().or_else(by_environment).or_else(by_lease).or_else(by_supervisor)
+        by_rule().or_else(by_environment).or_else(by_lease)
+    }
+
+    /// Who has moved it to a cgroup in which its command never was, and which is not its agent's, ends
+    /// it as well. It counts all the same. `seen`: what a look at it gave.
+    pub(super) fn handed_over(&self, id: ProcessId, seen: Option<&Observation>) -> Option<String> {
+        let home = seen?.home.as_ref()?;
+        let is_moved = !self.root_cgroups.is_empty() && !self.root_cgroups.contains(&home.id);
+        (is_moved && !self.is_in_agents_cgroup(id, &home.path))
+            .then(|| format!("handed over to cgroup {}", escape::terminal(&home.path)))
     }
 }

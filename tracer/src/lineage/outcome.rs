@@ -60,7 +60,7 @@ impl Lineage {
         let mut kept = Vec::new();
         for record in self.findings.in_order() {
             let Some(mut finding) = self.finding(record, now) else { continue };
-            let kept_by = || self.kept_by(record.process, record.observation.as_deref(), now);
+            let kept_by = || self.kept_by(record.process, now);
             if let Some(rule) = (policy.allow)(&finding.process).or_else(kept_by) {
                 // An orphan that survived is told once, as what it came to be.
                 kept.retain(|kept: &Kept| {

@@ -202,7 +202,9 @@ impl Lineage {
     ) -> Option<String> {
         let entry = self.table.get(id)?;
         let seen = self.findings.observation(id);
-        allow(&self.process(id, entry, seen)).or_else(|| self.kept_by(id, seen, now))
+        allow(&self.process(id, entry, seen))
+            .or_else(|| self.kept_by(id, now))
+            .or_else(|| self.handed_over(id, seen))
     }
 
     /// Where it listened when it was looked at.
