@@ -14,8 +14,8 @@ use rustix::{
 
 use super::ports::Ports;
 use crate::{
-    lineage::{Nanos, Pids, ProcessId},
-    procfs::{Procfs, TaskDir},
+    lineage::{Pids, ProcessId},
+    procfs::{Procfs, Stat, TaskDir},
 };
 
 /// What came of a signal.
@@ -52,22 +52,13 @@ struct Guard {
 
 impl Guard {
     /// Of the running tracer.
-    #[must_use]
     fn of_this_process(procfs: &Procfs) -> Self {
-        /// More ancestors than any real process has; guards against a changing tree.
-        const MOST: usize = 256;
-        let mut ancestors = Vec::new();
-        let mut pid = std::process::id();
-        while ancestors.len() < MOST && pid != 0 {
-            let Ok(stat) = procfs.process(pid).and_then(|dir| dir.stat()) else { break };
-            ancestors.push((pid, stat.start_ticks));
-            pid = stat.ppid;
-        }
-        Self { ancestors }
+        let line = procfs.own_line().into_iter();
+        Self { ancestors: line.map(|stat| (stat.pid, stat.start_ticks)).collect() }
     }
 
-    /// Why a process is never signalled, if it is not: `dir` and `stat` are of who has the pid now.
-    fn forbids(&self, pid: u32, stat: &crate::procfs::Stat) -> Option<&'static str> {
+    /// Why a process is never signalled, if it is not: `stat` is of who has the pid now.
+    fn forbids(&self, pid: u32, stat: &Stat) -> Option<&'static str> {
         if pid == 1 {
             Some("it is PID 1")
         } else if stat.is_kernel_thread {
@@ -191,12 +182,6 @@ impl Hand {
     /// Which of them nobody listens at any more. What cannot be watched is not told free.
     pub fn freed_ports(&mut self, process: ProcessId) -> Vec<Vec<u8>> {
         self.ports.get_mut(&process).map(Ports::freed).unwrap_or_default()
-    }
-
-    /// Now, in the clock of the kernel side.
-    #[must_use]
-    pub fn now(&self) -> Nanos {
-        self.procfs.clock().now()
     }
 }
 

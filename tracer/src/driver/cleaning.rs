@@ -2,30 +2,48 @@
 
 use super::{Driver, RunError};
 use crate::{
-    cleanup::{Act, Cleaner, Identity},
+    cleanup::{Act, Cleaner, Hand, Identity, Settings},
     lineage::{CleanupNews, Event},
+    procfs::{self, Procfs},
 };
+
+/// Who decides and who does it.
+#[derive(Debug)]
+pub(super) struct Cleaning<'r> {
+    pub(super) cleaner: Cleaner<'r>,
+    hand: Hand,
+}
+
+impl<'r> Cleaning<'r> {
+    /// Makes ready.
+    ///
+    /// # Errors
+    /// `/proc` cannot be used.
+    pub(super) fn begin(settings: Settings<'r>) -> Result<Self, procfs::Error> {
+        let hand = Hand::new(Procfs::of_host()?);
+        Ok(Self { cleaner: Cleaner::new(settings), hand })
+    }
+}
 
 impl Driver<'_> {
     /// Decides anew what is to be done about what was found, and does it.
     pub(super) async fn clean_up(&mut self) -> Result<(), RunError> {
-        let Some(mut cleaner) = self.cleaner.take() else { return Ok(()) };
-        if cleaner.next_deadline().is_some_and(|at| at <= self.clock.now()) {
+        // Taken out while it works on the rest of the driver.
+        let Some(mut cleaning) = self.cleaning.take() else { return Ok(()) };
+        if cleaning.cleaner.next_deadline().is_some_and(|at| at <= self.clock.now()) {
             // Whoever is late may have ended long since.
-            self.cleaner = Some(cleaner);
             self.catch_up().await?;
-            let Some(again) = self.cleaner.take() else { return Ok(()) };
-            cleaner = again;
         }
-        cleaner.step(self.clock.now(), &self.lineage);
-        while let Some(act) = cleaner.poll_act() {
-            self.act(act, &mut cleaner).await?;
+        cleaning.cleaner.step(self.clock.now(), &self.lineage);
+        while let Some(act) = cleaning.cleaner.poll_act() {
+            self.act(act, &mut cleaning).await?;
         }
-        self.cleaner = Some(cleaner);
+        self.cleaning = Some(cleaning);
         Ok(())
     }
 
-    async fn act(&mut self, act: Act, cleaner: &mut Cleaner<'_>) -> Result<(), RunError> {
+    async fn act(&mut self, act: Act, cleaning: &mut Cleaning<'_>) -> Result<(), RunError> {
+        let Cleaning { cleaner, hand } = cleaning;
         match act {
             Act::Decide(process, lot) => match self.probes.doom(process, lot) {
                 Ok(reach) => log::debug!("{process:?} is {lot:?}; the kernel side: {reach:?}"),
@@ -36,16 +54,16 @@ impl Driver<'_> {
             Act::Signal { process, pids, signal, about } => {
                 let procs = self.probes.procs();
                 let who = Identity { id: process, pids };
-                let sent = self.hand.signal(who, signal, |id| procs.lives(id));
+                let sent = hand.signal(who, signal, |id| procs.lives(id));
                 log::info!("signal {signal} to {process:?}: {sent:?}");
                 cleaner.sent(about, signal, self.clock.now(), &sent);
             }
             Act::HoldPorts { process, pids, addresses } => {
-                self.hand.hold_ports(Identity { id: process, pids }, addresses);
+                hand.hold_ports(Identity { id: process, pids }, addresses);
             }
             Act::CheckPorts(process) => {
                 let now = self.clock.now();
-                for address in self.hand.freed_ports(process) {
+                for address in hand.freed_ports(process) {
                     cleaner.port_freed(process, &address, now);
                 }
             }

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until};
 pub use command::{CommandError, User, UserError};
 pub use signals::SignalError;
 
+use cleaning::Cleaning;
 use command::Command;
 use hearing::Hearing;
 use observe::{Observers, Question};
@@ -32,7 +33,7 @@ use recorded::Recorded;
 use signals::{Delivery, Signals};
 
 use crate::{
-    cleanup::{Cleaner, Hand, Settings},
+    cleanup::Settings,
     kernel::{
         cgroups::Cgroups,
         evidence::CommandStreams,
@@ -45,7 +46,7 @@ use crate::{
         Config, Event, FindingKind, Life, Lineage, Nanos, Output, ProcessId, Reading, Rules,
     },
     priority,
-    procfs::{self, BootClock, Procfs},
+    procfs::{self, BootClock, Procfs, Stat},
     recording::{Opening, Recorder, RecordingError, Settlement},
     redact::Redactor,
     toolcall::{
@@ -141,8 +142,6 @@ pub async fn run<'r>(
     lives: &'r mut dyn FnMut(&Life, i64),
     cleanup: Option<Settings<'r>>,
 ) -> Result<Settled, RunError> {
-    let hand = Procfs::of_host().map_err(RunError::Procfs)?;
-    let hand = Hand::new(hand);
     let procfs = Procfs::of_host().map_err(RunError::Procfs)?;
     let clock = procfs.clock();
     if let Some(recorder) = &mut recorder {
@@ -151,6 +150,7 @@ pub async fn run<'r>(
     let lineage = Lineage::with_rules(options.config, Rc::clone(&options.rules));
     let mut lineage = Recorded::new(lineage, recorder);
     introduce_bystanders(&procfs, &mut lineage);
+    let cleaning = cleanup.map(Cleaning::begin).transpose().map_err(RunError::Procfs)?;
     let cgroups = cgroups_for(&options.rules, &procfs);
     let signals = Signals::receive()?;
     let ring = probes.take_ring().ok_or(LoadError::Missing("RECORDS"))?;
@@ -184,8 +184,7 @@ pub async fn run<'r>(
         told: HashSet::new(),
         rules: &options.rules,
         cgroups,
-        cleaner: cleanup.map(Cleaner::new),
-        hand,
+        cleaning,
         clock,
         command,
         lives,
@@ -229,16 +228,9 @@ fn cgroups_for(rules: &Rules, procfs: &Procfs) -> Option<Cgroups> {
 /// Only an ancestor of the tracer can adopt what COMMAND orphans: the nearest that is a subreaper,
 /// or the init of its PID namespace (`find_new_reaper` in kernel/exit.c).
 fn introduce_bystanders(procfs: &Procfs, lineage: &mut Recorded<'_>) {
-    /// More ancestors than any real process has; guards against a changing tree.
-    const MOST: usize = 256;
-    let mut pid = std::process::id();
-    for _ in 0..MOST {
-        let Ok(stat) = procfs.process(pid).and_then(|dir| dir.stat()) else { return };
-        lineage.handle(Event::Bystander { pid, start_ticks: stat.start_ticks, name: &stat.comm });
-        if stat.ppid == 0 {
-            return;
-        }
-        pid = stat.ppid;
+    for stat in procfs.own_line() {
+        let Stat { pid, start_ticks, comm, .. } = &stat;
+        lineage.handle(Event::Bystander { pid: *pid, start_ticks: *start_ticks, name: comm });
     }
 }
 
@@ -254,8 +246,7 @@ struct Driver<'r> {
     rules: &'r Rules,
     /// Where rules ask for cgroups.
     cgroups: Option<Cgroups>,
-    cleaner: Option<Cleaner<'r>>,
-    hand: Hand,
+    cleaning: Option<Cleaning<'r>>,
     clock: BootClock,
     command: Command,
     lives: &'r mut dyn FnMut(&Life, i64),
@@ -319,7 +310,8 @@ impl Driver<'_> {
     }
 
     fn is_cleaning(&self) -> bool {
-        self.cleaner.as_ref().is_some_and(|cleaner| !cleaner.is_idle(&self.lineage))
+        let cleaning = self.cleaning.as_ref();
+        cleaning.is_some_and(|cleaning| !cleaning.cleaner.is_idle(&self.lineage))
     }
 
     /// Detaches, drains, and answers the last questions: a verdict never races with its own ring.
@@ -360,8 +352,8 @@ impl Driver<'_> {
 
     /// When the core wants to be called, on tokio's clock.
     fn deadline(&self) -> Option<Instant> {
-        let cleaner = self.cleaner.as_ref().and_then(Cleaner::next_deadline);
-        let deadline = [self.lineage.next_deadline(), cleaner].into_iter().flatten().min()?;
+        let cleaning = self.cleaning.as_ref().and_then(|cleaning| cleaning.cleaner.next_deadline());
+        let deadline = [self.lineage.next_deadline(), cleaning].into_iter().flatten().min()?;
         Some(Instant::now() + deadline.since(self.clock.now()))
     }
 

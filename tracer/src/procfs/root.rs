@@ -110,6 +110,18 @@ impl Procfs {
         }
     }
 
+    /// `stat` of the reading process and of its ancestors, the nearest first, as far as they can be seen.
+    #[must_use]
+    pub fn own_line(&self) -> Vec<Stat> {
+        /// More ancestors than any real process has; guards against a changing tree.
+        const MOST: usize = 256;
+        let next = |pid: u32| self.process(pid).and_then(|dir| dir.stat()).ok();
+        let line = std::iter::successors(next(std::process::id()), |stat| {
+            (stat.ppid != 0).then(|| next(stat.ppid)).flatten()
+        });
+        line.take(MOST).collect()
+    }
+
     /// The cgroup of v2 that a task is in, with the id that the kernel side knows it by: the inode of
     /// its directory (`kernfs_node.id`). `None` where there is none, or none that can be seen from
     /// here.
