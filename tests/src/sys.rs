@@ -315,6 +315,18 @@ pub fn setsid() {
     check("setsid", unsafe { libc::setsid() });
 }
 
+/// Whether this kernel sends a signal to the process group that a pidfd stands for (6.9+).
+#[must_use]
+pub fn signals_groups_by_pidfd() -> bool {
+    let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
+    let own = own.expect("a pidfd of one's own");
+    let (own, flag) = (own.as_raw_fd(), libc::PIDFD_SIGNAL_PROCESS_GROUP);
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open, no siginfo is given, and signal 0 is sent to nobody.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, own, 0, none, flag) };
+    sent == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL)
+}
+
 /// Moves into new namespaces (`CLONE_NEW...`).
 pub fn unshare(flags: i32) {
     // SAFETY: unshare takes a number; the namespaces asked for share no memory.

@@ -131,6 +131,22 @@ fn bomb_that_ignores_sigterm_is_killed() {
 }
 
 #[test]
+fn bomb_in_a_session_of_its_own_is_killed_as_a_group() {
+    let bomb = ["bomb", "forks=300", "term=ignored", "session=own"];
+    let run = with_rules(kills(Run::workload(bomb)), "[cleanup]\nterm_timeout = '0s'\n");
+    let finished = run.patience(Duration::from_secs(120)).finish();
+    finished.expect_leak();
+    let leader = finished.fact("leader").pid;
+    let signals = action(&finished, "survivor", leader)["signals"].as_array().expect("a list");
+    let first = &signals[0];
+    let to = if sys::signals_groups_by_pidfd() { "group" } else { "process" };
+    assert_eq!(first["to"], to, "{finished:#}");
+    for told in finished.facts("bombed") {
+        assert!(!sys::exists(told.pid), "{} lives", told.pid);
+    }
+}
+
+#[test]
 fn chain_of_five_thousand_generations_is_stopped() {
     let run = kills(Run::workload(["chain", "generations=5000"]));
     let run = with_rules(run, "[cleanup]\nterm_timeout = '0s'\n");

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    groups::{DoomedGroup, Place},
     hand::Sent,
     job::{Job, World},
 };
@@ -57,6 +58,10 @@ pub enum Act {
         /// About whom it is: the same, or its zombie.
         about: ProcessId,
     },
+    /// Look where these processes are, who are to be killed, and answer with [`Cleaner::placed`].
+    Place(Vec<(ProcessId, Pids)>),
+    /// Send SIGKILL to a process group, and answer with [`Cleaner::sent_to_group`].
+    SignalGroup(DoomedGroup),
     /// Make ready to look whether these places are free, before their owner is gone.
     HoldPorts {
         /// Who listens.
@@ -103,9 +108,7 @@ impl<'a> Cleaner<'a> {
     /// Whether nothing is left to be done about what was found so far.
     #[must_use]
     pub fn is_idle(&self, lineage: &Lineage) -> bool {
-        self.acts.is_empty()
-            && self.seen == lineage.findings_opened()
-            && self.jobs.iter().all(Job::is_done)
+        self.acts.is_empty() && self.seen == lineage.findings_opened() && self.jobs.is_empty()
     }
 
     /// Does what is due: `lineage` has taken in everything up to `now`.
@@ -114,23 +117,34 @@ impl<'a> Cleaner<'a> {
         while self.ended.front().is_some_and(|&at| now.since(at) > MINUTE) {
             self.ended.pop_front();
         }
-        let most = usize::try_from(self.settings.rules.most_kills_a_minute()).unwrap_or(usize::MAX);
-        // What one job has in hand is none of another's.
-        let mut taken = HashSet::new();
-        for job in &mut self.jobs {
-            let mut world = World {
-                now,
-                lineage,
-                allow: self.settings.allow,
-                dry_run: self.settings.dry_run,
-                most,
-                ended: &mut self.ended,
-                taken: &mut taken,
-                acts: &mut self.acts,
-            };
-            job.step(&mut world);
-        }
+        self.each_job(now, lineage, Job::step);
         self.jobs.retain(|job| !job.is_done());
+    }
+
+    /// Where those are who are to be killed: what [`Act::Place`] gave.
+    pub fn placed(&mut self, places: &[Place], now: Nanos, lineage: &Lineage) {
+        self.each_job(now, lineage, |job, world| job.placed(places, world));
+    }
+
+    fn each_job(
+        &mut self,
+        now: Nanos,
+        lineage: &Lineage,
+        mut act: impl FnMut(&mut Job, &mut World<'_>),
+    ) {
+        let Settings { rules, allow, dry_run } = self.settings;
+        let mut world = World {
+            now,
+            lineage,
+            allow,
+            dry_run,
+            most: usize::try_from(rules.most_kills_a_minute()).unwrap_or(usize::MAX),
+            ended: &mut self.ended,
+            // What one job has in hand is none of another's.
+            taken: &mut HashSet::new(),
+            acts: &mut self.acts,
+        };
+        self.jobs.iter_mut().for_each(|job| act(job, &mut world));
     }
 
     /// What is to be done next; `None`: nothing for now.
@@ -142,6 +156,13 @@ impl<'a> Cleaner<'a> {
     pub fn sent(&mut self, about: ProcessId, signal: u8, at: Nanos, sent: &Sent) {
         for job in &mut self.jobs {
             job.sent(about, signal, at, sent);
+        }
+    }
+
+    /// What came of [`Act::SignalGroup`].
+    pub fn sent_to_group(&mut self, group: &DoomedGroup, at: Nanos, sent: &Sent) {
+        for job in &mut self.jobs {
+            job.sent_to_group(group, at, sent, &mut self.acts);
         }
     }
 

@@ -5,14 +5,18 @@
 //! exact start time, which the kernel side has of every process and notes the end of before anybody
 //! can reap it, and by what procfs tells.
 
-use std::{collections::HashMap, io, os::fd::OwnedFd};
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+};
 
 use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use super::ports::Ports;
+use super::{groups::Place, ports::Ports};
 use crate::{
     lineage::{Pids, ProcessId},
     procfs::{Procfs, Stat, TaskDir},
@@ -97,23 +101,10 @@ impl Hand {
         signal: u8,
         lives: impl FnOnce(ProcessId) -> Option<bool>,
     ) -> Sent {
-        let (pid, fd) = match open(who.pids) {
-            Ok(opened) => opened,
+        let Held { pid, fd, dir } = match self.hold(who, lives) {
+            Ok(held) => held,
             Err(sent) => return sent,
         };
-        if lives(who.id) == Some(false) {
-            return Sent::Gone;
-        }
-        let (dir, stat) = match self.procfs.identify(pid, who.id) {
-            Ok(Some(found)) => found,
-            Ok(None) => return Sent::Gone,
-            Err(error) => {
-                return Sent::Refused(format!("its start time cannot be read: {error}"));
-            }
-        };
-        if let Some(why) = self.guard.forbids(pid, &stat) {
-            return Sent::Refused(why.to_owned());
-        }
         if who.pids.level > 0
             && who.pids.namespace == 1
             && let Some(why) = self.strangers_below(&dir, who)
@@ -123,14 +114,52 @@ impl Hand {
         let Some(signal) = Signal::from_named_raw(i32::from(signal)) else {
             return Sent::Refused(format!("{signal} is no signal"));
         };
-        match pidfd_send_signal(&fd, signal) {
-            Ok(()) => Sent::Done { to: pid },
-            Err(Errno::SRCH) => Sent::Gone,
-            Err(Errno::PERM) => Sent::NotPermitted(
-                "the kernel does not permit it: it runs as another user, and tracer lacks CAP_KILL"
-                    .to_owned(),
-            ),
-            Err(error) => Sent::Refused(format!("the kernel refuses: {error}")),
+        told(pid, pidfd_send_signal(&fd, signal))
+    }
+
+    /// Sends SIGKILL to the process group that is named after this process, which must live: only so
+    /// is it certain which group that is.
+    pub fn kill_group(
+        &self,
+        leader: Identity,
+        lives: impl FnOnce(ProcessId) -> Option<bool>,
+    ) -> Sent {
+        let Held { pid, fd, .. } = match self.hold(leader, |id| Some(lives(id).unwrap_or_default()))
+        {
+            Ok(held) => held,
+            Err(sent) => return sent,
+        };
+        told(pid, send_to_group(&fd))
+    }
+
+    /// Where a process is.
+    #[must_use]
+    pub fn place(&self, who: Identity) -> Place {
+        let found = who.pids.local.and_then(|pid| self.procfs.identify(pid, who.id).ok().flatten());
+        let (pgid, sid) = found.map_or((None, None), |(_, stat)| (stat.pgid, stat.sid));
+        Place { process: who.id, pids: who.pids, pgid, sid }
+    }
+
+    /// Opens exactly this process, if it may be signalled.
+    fn hold(
+        &self,
+        who: Identity,
+        lives: impl FnOnce(ProcessId) -> Option<bool>,
+    ) -> Result<Held, Sent> {
+        let (pid, fd) = open(who.pids)?;
+        if lives(who.id) == Some(false) {
+            return Err(Sent::Gone);
+        }
+        let (dir, stat) = match self.procfs.identify(pid, who.id) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Err(Sent::Gone),
+            Err(error) => {
+                return Err(Sent::Refused(format!("its start time cannot be read: {error}")));
+            }
+        };
+        match self.guard.forbids(pid, &stat) {
+            Some(why) => Err(Sent::Refused(why.to_owned())),
+            None => Ok(Held { pid, fd, dir }),
         }
     }
 
@@ -182,6 +211,46 @@ impl Hand {
     /// Which of them nobody listens at any more. What cannot be watched is not told free.
     pub fn freed_ports(&mut self, process: ProcessId) -> Vec<Vec<u8>> {
         self.ports.get_mut(&process).map(Ports::freed).unwrap_or_default()
+    }
+}
+
+/// A process that cannot become another any more.
+struct Held {
+    pid: u32,
+    fd: OwnedFd,
+    dir: TaskDir,
+}
+
+/// `PIDFD_SIGNAL_PROCESS_GROUP` (6.9+): to the group whose id is the pid that this process has; an older
+/// kernel says EINVAL.
+fn send_to_group(leader: &OwnedFd) -> Result<(), Errno> {
+    // SAFETY: the descriptor is open, and no siginfo is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            leader.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            libc::PIDFD_SIGNAL_PROCESS_GROUP,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}
+
+/// What the kernel said, told.
+fn told(to: u32, sent: Result<(), Errno>) -> Sent {
+    match sent {
+        Ok(()) => Sent::Done { to },
+        Err(Errno::SRCH) => Sent::Gone,
+        Err(Errno::PERM) => Sent::NotPermitted(
+            "the kernel does not permit it: it runs as another user, and tracer lacks CAP_KILL"
+                .to_owned(),
+        ),
+        Err(error) => Sent::Refused(format!("the kernel refuses: {error}")),
     }
 }
 
@@ -273,6 +342,30 @@ mod tests {
             let refused = [said, "it is PID 1"].map(|said| Sent::Refused(said.to_owned()));
             assert!(refused.contains(&sent), "{pid}: {sent:?}");
         }
+    }
+
+    #[test]
+    fn process_group_is_killed_if_its_leader_certainly_lives() {
+        use std::os::unix::process::CommandExt as _;
+        let start =
+            |group| Victim(Command::new("sleep").arg("60").process_group(group).spawn().unwrap());
+        let mut leader = start(0);
+        let who = leader.identity();
+        let mut member = start(i32::try_from(who.id.pid).unwrap());
+        let place = hand().place(member.identity());
+        assert_eq!((place.pgid, place.process), (Some(who.id.pid), member.identity().id));
+        for unsure in [None, Some(false)] {
+            assert_eq!(hand().kill_group(who, |_| unsure), Sent::Gone);
+        }
+        assert!(leader.lives() && member.lives());
+        let sent = hand().kill_group(who, |_| Some(true));
+        if let Sent::Refused(why) = &sent {
+            // Before 6.9.
+            assert!(why.starts_with("the kernel refuses"), "{why}");
+            return;
+        }
+        assert_eq!(sent, Sent::Done { to: who.id.pid });
+        assert!(!leader.0.wait().unwrap().success() && !member.0.wait().unwrap().success());
     }
 
     #[test]

@@ -1,18 +1,24 @@
 //! One lineage, or the parent of one zombie, and what is done about it.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
-use super::{cleaner::Act, hand::Sent};
+use super::{
+    cleaner::Act,
+    groups::{self, DoomedGroup, Place},
+    hand::Sent,
+};
 use crate::lineage::{
-    ActionResult, FindingKind, Found, Lineage, Lot, Member, Nanos, PortFreed, Process, ProcessId,
-    Receipt, Remedy, SignalGiven, SignalTarget, Stage, Treatment,
+    ActionResult, FindingKind, Found, Lineage, Lot, Member, Nanos, Pids, PortFreed, Process,
+    ProcessId, Receipt, Remedy, SignalGiven, SignalTarget, Stage, Treatment,
 };
 
 /// How often ports and reaps are looked at.
 const LOOK: Duration = Duration::from_millis(10);
+/// How long after a signal to their group those of it who live get their own.
+const GROUP_DIES: Duration = Duration::from_millis(100);
 /// New members, beside as many as there were, from which on a lineage that was asked to end is one
 /// that grows instead.
 const GROWS: usize = 64;
@@ -37,6 +43,14 @@ pub(super) struct World<'w> {
     /// Who is in the hands of a job before this one.
     pub(super) taken: &'w mut HashSet<ProcessId>,
     pub(super) acts: &'w mut VecDeque<Act>,
+}
+
+impl World<'_> {
+    /// Why nobody is ended any more within this minute, if that is so.
+    fn limit(&self) -> Option<String> {
+        let most = self.most;
+        (self.ended.len() >= most).then(|| format!("max_kills_per_minute = {most} is reached"))
+    }
 }
 
 /// How far a job has come.
@@ -89,6 +103,8 @@ struct Target {
     asked: Option<(u8, Nanos)>,
     /// What came of it, where that is certain already.
     result: Option<(ActionResult, Option<String>, Nanos)>,
+    /// When it is signalled alone, should the signal to its process group not have ended it.
+    alone_at: Option<Nanos>,
     listening: Vec<Vec<u8>>,
     ports: Vec<PortFreed>,
 }
@@ -100,6 +116,7 @@ impl Target {
             signals: Vec::new(),
             asked: None,
             result: None,
+            alone_at: None,
             listening: Vec::new(),
             ports: Vec::new(),
         }
@@ -107,6 +124,10 @@ impl Target {
 
     fn settle(&mut self, result: ActionResult, reason: Option<String>, at: Nanos) {
         self.result.get_or_insert((result, reason, at));
+    }
+
+    fn is_being_killed(&self) -> bool {
+        self.result.is_none() && self.asked.is_some_and(|(signal, _)| signal == SIGKILL)
     }
 
     fn was_sent(&self) -> bool {
@@ -165,7 +186,10 @@ impl Job {
                 Some(self.since.after(timeout))
             }
             Phase::Leaving => self.first_overdue(SIGTERM, term_timeout),
-            Phase::Killing => self.first_overdue(SIGKILL, kill_timeout),
+            Phase::Killing => {
+                let alone = self.targets.values().filter_map(|target| target.alone_at);
+                alone.chain(self.first_overdue(SIGKILL, kill_timeout)).min()
+            }
             Phase::Ending => Some(self.since.after(LOOK)),
             Phase::Done => None,
         }
@@ -289,19 +313,13 @@ impl Job {
         if member.is_nested && self.kind != FindingKind::Survivor {
             return refused("it belongs to another invocation");
         }
-        if world.ended.len() >= world.most {
-            let most = world.most;
-            return Some((
-                ActionResult::Limited,
-                format!("max_kills_per_minute = {most} is reached"),
-            ));
-        }
-        None
+        world.limit().map(|why| (ActionResult::Limited, why))
     }
 
     /// Asks everyone to end who was not asked yet; `true`: somebody lives of whom more is expected.
     fn tell(&mut self, members: &[Member], signal: u8, world: &mut World<'_>) -> bool {
         let mut is_awaited = false;
+        let mut killed = Vec::new();
         for member in members {
             let at = place(member.id);
             if !self.targets.contains_key(&at) {
@@ -333,16 +351,69 @@ impl Job {
                 target.asked = Some((signal, world.now));
                 if signal == SIGKILL {
                     world.acts.push_back(Act::Decide(member.id, Lot::Doomed));
+                    killed.push((member.id, member.pids));
+                } else {
+                    world.acts.push_back(signal_to(member.id, member.pids, signal));
                 }
-                world.acts.push_back(Act::Signal {
-                    process: member.id,
-                    pids: member.pids,
-                    signal,
-                    about: member.id,
-                });
             }
         }
+        if !killed.is_empty() {
+            world.acts.push_back(Act::Place(killed));
+        }
         is_awaited
+    }
+
+    /// Kills those who were looked at: by whole process groups where nobody else is in them.
+    pub(super) fn placed(&mut self, places: &[Place], world: &mut World<'_>) {
+        let is_mine = |id| self.targets.get(&place(id)).is_some_and(Target::is_being_killed);
+        let mine: Vec<_> = places.iter().filter(|at| is_mine(at.process)).copied().collect();
+        let mut groups: HashMap<_, _> = groups::doomed(&mine, world.lineage, is_mine)
+            .into_iter()
+            .filter_map(|group| Some((group.pids.local?, group)))
+            .collect();
+        let mut reached = HashSet::new();
+        // In the order of births still, so that no supervisor outlives whom it would start anew.
+        for Place { process, pids, pgid, .. } in mine {
+            if let Some(group) = pgid.and_then(|pgid| groups.remove(&pgid)) {
+                reached.extend(group.members.iter().map(|(id, _)| *id));
+                world.acts.push_back(Act::SignalGroup(group));
+            } else if !reached.contains(&process) {
+                world.acts.push_back(signal_to(process, pids, SIGKILL));
+            }
+        }
+    }
+
+    /// What came of the signal to a process group. Where none was sent, its members get their own.
+    pub(super) fn sent_to_group(
+        &mut self,
+        group: &DoomedGroup,
+        at: Nanos,
+        sent: &Sent,
+        acts: &mut VecDeque<Act>,
+    ) {
+        for &(member, pids) in group.members.iter().rev() {
+            let Some(target) = self.targets.get_mut(&place(member)) else { continue };
+            if let Sent::Done { to } = sent {
+                let to = SignalTarget::Group(*to);
+                target.asked = Some((SIGKILL, at));
+                target.signals.push(SignalGiven { at, signal: SIGKILL, to, refused: None });
+                // It may have gone to another group just before.
+                target.alone_at = Some(at.after(GROUP_DIES));
+            } else {
+                // In their place in the order.
+                acts.push_front(signal_to(member, pids, SIGKILL));
+            }
+        }
+    }
+
+    /// Those who live although their group was signalled get their own signal.
+    fn signal_left(&mut self, members: &[Member], world: &mut World<'_>) {
+        let is_due = |at: &mut Nanos| *at <= world.now;
+        let targets = self.targets.values_mut();
+        let due = targets.filter_map(|target| target.alone_at.take_if(is_due).map(|_| target.id));
+        let due: HashSet<_> = due.collect();
+        let left = members.iter().filter(|member| due.contains(&member.id));
+        world.acts.extend(left.map(|member| signal_to(member.id, member.pids, SIGKILL)));
     }
 
     /// Forked by a process that had been asked to end and has not yet: what it ends with, as the
@@ -394,6 +465,7 @@ impl Job {
             return;
         }
         self.is_caught_up = false;
+        self.signal_left(&members, world);
         let timeout = self.treatment.kill_timeout;
         for (process, since) in self.overdue(&members, SIGKILL, timeout, world.now) {
             if let Some(target) = self.targets.get_mut(&place(process)) {
@@ -451,8 +523,8 @@ impl Job {
             match world.lineage.stage(target.id) {
                 // Only after SIGTERM, by somebody who is asked no more.
                 Stage::Alive => target.settle(ActionResult::StillThere, None, world.now),
-                Stage::Dead(_) if !is_late => awaited = true,
-                Stage::Dead(_) | Stage::Reaped => {
+                Stage::Dead if !is_late => awaited = true,
+                Stage::Dead | Stage::Reaped => {
                     if target.listening.len() > target.ports.len() && !is_late {
                         awaited = true;
                         world.acts.push_back(Act::CheckPorts(target.id));
@@ -497,11 +569,10 @@ impl Job {
                         .then(|| "its parent is COMMAND itself".to_owned())
                 }),
         };
-        let limited = kills && world.ended.len() >= world.most;
+        let limit = world.limit().filter(|_| kills);
         if let Some(why) = refused {
             target.settle(ActionResult::Refused, Some(why), world.now);
-        } else if limited {
-            let why = format!("max_kills_per_minute = {} is reached", world.most);
+        } else if let Some(why) = limit {
             target.settle(ActionResult::Limited, Some(why), world.now);
         } else if world.dry_run {
             target.settle(ActionResult::WouldAct, None, world.now);
@@ -572,7 +643,7 @@ impl Job {
     pub(super) fn sent(&mut self, about: ProcessId, signal: u8, at: Nanos, sent: &Sent) {
         let is_alone = self.is_alone;
         let Some(target) = self.targets.get_mut(&place(about)) else { return };
-        let refused = match sent {
+        let (result, why) = match sent {
             Sent::Done { to } => {
                 let to = if is_alone { SignalTarget::Parent(*to) } else { SignalTarget::Process };
                 // On a busy machine long after it was asked for.
@@ -585,9 +656,8 @@ impl Job {
             Sent::NotPermitted(why) => (ActionResult::NotPermitted, why),
             Sent::Refused(why) => (ActionResult::Refused, why),
         };
-        let (result, why) = refused;
-        let to = SignalTarget::Process;
         if result == ActionResult::NotPermitted {
+            let to = SignalTarget::Process;
             target.signals.push(SignalGiven { at, signal, to, refused: Some(why.clone()) });
         }
         target.settle(result, Some(why.clone()), at);
@@ -629,6 +699,10 @@ impl Job {
             })));
         }
     }
+}
+
+fn signal_to(process: ProcessId, pids: Pids, signal: u8) -> Act {
+    Act::Signal { process, pids, signal, about: process }
 }
 
 /// Where a process stands in the order of births.

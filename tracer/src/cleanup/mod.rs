@@ -4,6 +4,7 @@
 //! what it says.
 
 mod cleaner;
+mod groups;
 mod hand;
 mod job;
 mod ports;
@@ -11,4 +12,5 @@ mod ports;
 mod tests;
 
 pub use cleaner::{Act, Cleaner, Settings};
+pub use groups::{DoomedGroup, Place};
 pub use hand::{Hand, Identity, Sent};

@@ -17,6 +17,8 @@ use crate::lineage::{
 
 const ROOT: u32 = 100;
 const TRACER: u32 = 50;
+/// In the place of a signal: SIGKILL to a process group.
+const GROUP: u8 = 109;
 
 /// What a process does when it is sent SIGTERM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ struct Simulated {
     /// Forks a child whenever one of its own ends.
     respawns: bool,
     lives: bool,
+    pgid: u32,
+    sid: u32,
 }
 
 /// Processes, and the core that is told of them.
@@ -48,6 +52,8 @@ struct Kernel {
     zombies: BTreeSet<u32>,
     /// Signals to these are not permitted.
     foreign: BTreeSet<u32>,
+    /// It does not signal process groups by pidfd.
+    is_old: bool,
 }
 
 impl Kernel {
@@ -62,6 +68,7 @@ impl Kernel {
             lots: BTreeMap::new(),
             zombies: BTreeSet::new(),
             foreign: BTreeSet::new(),
+            is_old: false,
         };
         kernel.fork(TRACER, Manner::Dies);
         kernel
@@ -79,7 +86,10 @@ impl Kernel {
         let pid = self.next;
         self.next += 1;
         let doomed = self.lots.get(&forker) == Some(&Lot::Doomed);
-        self.processes.insert(pid, Simulated { forker, manner, respawns: false, lives: true });
+        let inherited = self.processes.get(&forker).map(|forker| (forker.pgid, forker.sid));
+        let (pgid, sid) = inherited.unwrap_or((TRACER, TRACER));
+        let new = Simulated { forker, manner, respawns: false, lives: true, pgid, sid };
+        self.processes.insert(pid, new);
         self.lineage.handle(Event::Fork {
             at: self.at(),
             child: Self::id(pid),
@@ -204,6 +214,33 @@ impl Kernel {
         Sent::Done { to: pid }
     }
 
+    fn place(&self, (process, pids): (ProcessId, Pids)) -> Place {
+        let seen = self.processes.get(&process.pid);
+        let (pgid, sid) = seen.map(|seen| (seen.pgid, seen.sid)).unzip();
+        Place { process, pids, pgid, sid }
+    }
+
+    fn kill_group(&mut self, leader: u32) -> Sent {
+        if self.is_old {
+            return Sent::Refused("an old kernel".to_owned());
+        }
+        self.signals.push((leader, GROUP));
+        let members = self.processes.iter().filter(|(_, one)| one.lives && one.pgid == leader);
+        let members: Vec<_> = members.map(|(pid, one)| (*pid, one.manner)).collect();
+        for (pid, manner) in members {
+            if manner != Manner::Stuck {
+                self.dies(pid, 9);
+            }
+        }
+        Sent::Done { to: leader }
+    }
+
+    /// It begins a session, and a process group with it.
+    fn setsid(&mut self, pid: u32) {
+        let process = self.processes.get_mut(&pid).expect("it was forked");
+        (process.pgid, process.sid) = (pid, pid);
+    }
+
     fn answer(&mut self) {
         while let Some(output) = self.lineage.poll_output() {
             match output {
@@ -256,6 +293,14 @@ impl Kernel {
                 let sent = self.signal(process.pid, signal);
                 cleaner.sent(about, signal, at, &sent);
                 return;
+            }
+            Act::Place(members) => {
+                let places: Vec<_> = members.iter().map(|who| self.place(*who)).collect();
+                return cleaner.placed(&places, self.at(), &self.lineage);
+            }
+            Act::SignalGroup(group) => {
+                let sent = self.kill_group(group.leader.pid);
+                return cleaner.sent_to_group(&group, self.at(), &sent);
             }
             Act::HoldPorts { .. } | Act::CheckPorts(_) => return,
             Act::CatchUp => return cleaner.step(self.at(), &self.lineage),
@@ -344,6 +389,76 @@ fn what_sigkill_does_not_end_is_unkillable_and_stuck() {
     let found = outcome.findings.iter().find(|finding| finding.kind == FindingKind::Stuck);
     let cause = &found.expect("it is stuck").cause;
     assert!(cause.text.starts_with("SIGKILL has not ended it"), "{cause:?}");
+}
+
+/// A leader of its own session that ignores SIGTERM, with a child.
+fn session(kernel: &mut Kernel) -> (u32, u32) {
+    let leader = kernel.fork(ROOT, Manner::Ignores);
+    kernel.setsid(leader);
+    (leader, kernel.fork(leader, Manner::Ignores))
+}
+
+#[test]
+fn process_group_that_nobody_else_can_be_in_is_killed_as_one() {
+    let rules = rules("[cleanup]\nterm_timeout = '0s'");
+    let mut kernel = Kernel::new(&rules);
+    let (leader, child) = session(&mut kernel);
+    let alone = kernel.fork(ROOT, Manner::Ignores);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!(kernel.signals, [(leader, GROUP), (alone, 9)]);
+    assert_eq!(kernel.alive(), [0_u32; 0]);
+    assert_eq!(result_of(&outcome, child), ActionResult::Ended);
+}
+
+#[test]
+fn process_group_is_not_killed_as_one_where_somebody_in_its_session_is_kept() {
+    let rules = rules("[cleanup]\nterm_timeout = '0s'\n[[keep]]\nexecutables = ['kept']");
+    let mut kernel = Kernel::new(&rules);
+    let (leader, child) = session(&mut kernel);
+    let kept = kernel.fork(leader, Manner::Dies);
+    kernel.executes(kept, "kept");
+    kernel.root_ends();
+    let _ = kernel.clean_up(settings(&rules));
+    assert_eq!(kernel.signals, [(leader, 9), (child, 9)]);
+    assert_eq!(kernel.alive(), [kept]);
+}
+
+#[test]
+fn process_group_in_a_session_from_outside_is_not_killed_as_one() {
+    let rules = rules("[cleanup]\nterm_timeout = '0s'");
+    let mut kernel = Kernel::new(&rules);
+    let leader = kernel.fork(ROOT, Manner::Ignores);
+    // A group of its own, as a shell makes one, in the session of whoever started tracer.
+    kernel.processes.get_mut(&leader).expect("forked").pgid = leader;
+    let child = kernel.fork(leader, Manner::Ignores);
+    kernel.root_ends();
+    let _ = kernel.clean_up(settings(&rules));
+    assert_eq!(kernel.signals, [(leader, 9), (child, 9)]);
+}
+
+#[test]
+fn members_are_killed_one_by_one_where_their_group_cannot_be() {
+    let rules = rules("[cleanup]\nterm_timeout = '0s'");
+    let mut kernel = Kernel::new(&rules);
+    kernel.is_old = true;
+    let (leader, child) = session(&mut kernel);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!(kernel.signals, [(leader, 9), (child, 9)]);
+    assert_eq!(result_of(&outcome, child), ActionResult::Ended);
+}
+
+#[test]
+fn who_lives_on_after_its_group_was_killed_gets_its_own_signal() {
+    let rules = rules("[cleanup]\nterm_timeout = '0s'");
+    let mut kernel = Kernel::new(&rules);
+    let (leader, child) = session(&mut kernel);
+    kernel.processes.get_mut(&child).expect("forked").manner = Manner::Stuck;
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!(kernel.signals, [(leader, GROUP), (child, 9)]);
+    assert_eq!(result_of(&outcome, child), ActionResult::Unkillable);
 }
 
 #[test]
@@ -476,9 +591,10 @@ proptest! {
     /// Whatever the tree: all of it that leaks is dead, what is kept lives with all that it forked,
     /// and nobody else was sent anything.
     #[test]
-    fn every_leaked_process_dies_and_no_other(tree in trees()) {
+    fn every_leaked_process_dies_and_no_other(tree in trees(), is_old in any::<bool>()) {
         let rules = rules("[[keep]]\nexecutables = ['kept']");
         let mut kernel = Kernel::new(&rules);
+        kernel.is_old = is_old;
         let mut made = vec![ROOT];
         let mut kept = BTreeSet::new();
         for (forker, manner) in tree {
@@ -494,6 +610,9 @@ proptest! {
                 kept.insert(pid);
             }
             kernel.processes.get_mut(&pid).expect("made").respawns = manner == 0;
+            if [1, 6].contains(&manner) {
+                kernel.setsid(pid);
+            }
             made.push(pid);
         }
         kernel.root_ends();

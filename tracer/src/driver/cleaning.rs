@@ -58,6 +58,19 @@ impl Driver<'_> {
                 log::info!("signal {signal} to {process:?}: {sent:?}");
                 cleaner.sent(about, signal, self.clock.now(), &sent);
             }
+            Act::Place(members) => {
+                let members = members.into_iter();
+                let places: Vec<_> =
+                    members.map(|(id, pids)| hand.place(Identity { id, pids })).collect();
+                cleaner.placed(&places, self.clock.now(), &self.lineage);
+            }
+            Act::SignalGroup(group) => {
+                let procs = self.probes.procs();
+                let leader = Identity { id: group.leader, pids: group.pids };
+                let sent = hand.kill_group(leader, |id| procs.lives(id));
+                log::info!("signal 9 to the process group of {:?}: {sent:?}", group.leader);
+                cleaner.sent_to_group(&group, self.clock.now(), &sent);
+            }
             Act::HoldPorts { process, pids, addresses } => {
                 hand.hold_ports(Identity { id: process, pids }, addresses);
             }

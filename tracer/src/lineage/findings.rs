@@ -99,7 +99,13 @@ pub(crate) struct Findings {
 impl Findings {
     /// Those that are kept whole, in the order in which they were opened.
     pub(crate) fn in_order(&self) -> Vec<&Record> {
-        let mut records: Vec<_> = self.records.values().collect();
+        self.opened_after(0)
+    }
+
+    /// Of those that are kept whole, those opened after the first `number`, in that order.
+    pub(crate) fn opened_after(&self, number: u64) -> Vec<&Record> {
+        let mut records: Vec<_> =
+            self.records.values().filter(|record| record.number > number).collect();
         records.sort_unstable_by_key(|record| record.number);
         records
     }

@@ -12,14 +12,10 @@ use super::{
 /// A finding that stands, as far as it matters for what is done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its place in the order of findings.
-    pub number: u64,
     /// Its kind.
     pub kind: FindingKind,
     /// The process.
     pub process: ProcessId,
-    /// Its parent, who owes a zombie a wait.
-    pub parent: ProcessId,
     /// Name of the agent that it descends from.
     pub agent: Option<String>,
     /// Whether it is held against one tool call that is known well enough.
@@ -44,8 +40,8 @@ pub struct Member {
 pub enum Stage {
     /// It lives.
     Alive,
-    /// It is dead since then, and nobody has reaped it as far as is known.
-    Dead(Nanos),
+    /// It is dead, and nobody has reaped it as far as is known.
+    Dead,
     /// It was reaped.
     Reaped,
 }
@@ -71,21 +67,15 @@ impl Lineage {
     /// The findings opened after the first `number` that stand, in order.
     #[must_use]
     pub fn found_after(&self, number: u64) -> Vec<Found> {
-        let records = self.findings.in_order().into_iter();
-        let such = records
-            .filter(|record| record.number > number && record.state == FindingState::Open)
-            .map(|record| {
-                let invocation = self.invocation_of(record.process);
-                Found {
-                    number: record.number,
-                    kind: record.kind,
-                    process: record.process,
-                    parent: record.parent,
-                    agent: self.agent_name(invocation),
-                    is_sure: self.blame(record.process).is_sure(),
-                }
-            });
-        such.collect()
+        let records = self.findings.opened_after(number).into_iter();
+        let open = records.filter(|record| record.state == FindingState::Open);
+        let found = open.map(|record| Found {
+            kind: record.kind,
+            process: record.process,
+            agent: self.agent_name(self.invocation_of(record.process)),
+            is_sure: self.blame(record.process).is_sure(),
+        });
+        found.collect()
     }
 
     /// Whether a finding of this kind stands.
@@ -103,7 +93,7 @@ impl Lineage {
                 (None, _) => Stage::Alive,
                 (Some(_), Reap::ByParent | Reap::ByAdopter) => Stage::Reaped,
                 (Some(_), _) if entry.is(GONE) => Stage::Reaped,
-                (Some(end), _) => Stage::Dead(end.at),
+                (Some(_), _) => Stage::Dead,
             },
         }
     }
@@ -165,6 +155,25 @@ impl Lineage {
         }
     }
 
+    /// Who created the session that a process is in, if that is the process or one that it descends
+    /// from within what is traced: the nearest whose pid is `sid`, in the tracer's PID namespace. A
+    /// session holds the pid of its creator, so nobody else between the two can have it.
+    #[must_use]
+    pub fn creator_of_session(&self, id: ProcessId, sid: u32) -> Option<ProcessId> {
+        let mut at = id;
+        loop {
+            let entry = self.table.get(at)?;
+            if entry.pids.local == Some(sid) {
+                return Some(at);
+            }
+            // A forker is older; what says otherwise is damage, and would go round in circles.
+            if self.root == Some(at) || entry.forker.start >= at.start {
+                return None;
+            }
+            at = entry.forker;
+        }
+    }
+
     /// Whether SIGKILL ended it at that time or later: maybe by the kernel side, which tells nobody.
     #[must_use]
     pub fn was_killed_since(&self, id: ProcessId, since: Nanos) -> bool {
@@ -218,6 +227,7 @@ impl Lineage {
     }
 
     fn agent_name(&self, invocation: InvocationIndex) -> Option<String> {
-        self.agent_told(invocation)?.name
+        let own = self.invocations.get(invocation).filter(|own| !own.is_anonymous())?;
+        own.agent.as_deref().map(str::to_owned)
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn chain(args: &Args) -> i32 {
 }
 
 /// A bomb: every process forks for ever, until there were `forks` of them in all; then they stay.
-/// `term=ignored`: SIGTERM does nothing to them.
+/// `term=ignored`: SIGTERM does nothing to them. `session=own`: the first begins a session.
 pub(crate) fn bomb(args: &Args) -> i32 {
     let forks: u32 = args.number("forks").and_then(|n| n.try_into().ok()).expect("forks=N");
     if args.is("term", "ignored") {
@@ -42,6 +42,10 @@ pub(crate) fn bomb(args: &Args) -> i32 {
     let forked = sys::shared_number();
     sys::fork(|| {
         sys::detach_streams();
+        if args.is("session", "own") {
+            sys::setsid();
+            facts::tell("leader", &Value::Null);
+        }
         while forked.fetch_add(1, Ordering::Relaxed) < forks {
             sys::fork_here();
         }
