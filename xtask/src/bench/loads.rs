@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    environment,
+    cleanup, environment,
     pairs::{Pair, Ratio, Spread, interleave},
     peers,
     programs::Programs,
@@ -26,6 +26,7 @@ pub(crate) struct Sizes {
     /// Live processes at which memory is looked at.
     pub(crate) live: Vec<usize>,
     pub(crate) idle: Duration,
+    pub(crate) cleanup: cleanup::Sizes,
     pub(crate) peers: peers::Sizes,
 }
 
@@ -50,6 +51,7 @@ impl Sizes {
             events: words(&["vfork 100000", "both 200000", "spawn 10000", "children 20000"]),
             live: vec![0, 10_000, 20_000],
             idle: Duration::from_secs(30),
+            cleanup: cleanup::Sizes { rounds: 7, counts: vec![10, 100, 2_000] },
             peers: peers::Sizes {
                 pairs: 0,
                 loads: words(&["vfork 5000", "fork 2000", "spawn 1000", "both 10000"]),
@@ -69,6 +71,7 @@ impl Sizes {
             events: words(&["vfork 500", "both 500"]),
             live: vec![0, 300],
             idle: Duration::from_secs(1),
+            cleanup: cleanup::Sizes { rounds: 1, counts: vec![10] },
             peers: peers::Sizes {
                 pairs: 0,
                 loads: words(&["vfork 200", "spawn 20"]),

@@ -2,11 +2,12 @@
 //!
 //! - `pairs`: interleaved runs with and without, ratios, spreads; `loads`: what is run.
 //! - `hooks` and `environment` (BPF run-time statistics), `consumption` (CPU, memory, idle), `latency`, `peers`,
-//!   `core` (the sans-IO core alone).
+//!   `cleanup`, `core` (the sans-IO core alone).
 //! - `results`: all figures, as JSON; `page`: the same for people.
 //!
 //! Nothing here is a test: no figure fails a bench, only what cannot be measured.
 
+mod cleanup;
 mod clock;
 mod consumption;
 mod core;
@@ -98,6 +99,8 @@ enum Section {
     Latency,
     /// CPU and wake-ups while nothing happens
     Idle,
+    /// From the decision to end what leaks until nobody is left, beside what people use today
+    Cleanup,
     /// The core alone, by events and bytes, with up to a million processes
     Core,
     /// forkstat, bpftrace, strace and a /proc scanner; the same as --peers
@@ -219,6 +222,10 @@ fn measure(
     })?;
     timed(Section::Idle, "idle", &mut || {
         results.idle = Some(consumption::idle(programs, sizes.idle)?);
+        Ok(())
+    })?;
+    timed(Section::Cleanup, "ending what leaks", &mut || {
+        results.cleanup = cleanup::measure(programs, &sizes.cleanup)?;
         Ok(())
     })?;
     timed(Section::Core, "the core alone", &mut || {

@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use super::{
     DEFAULT_PAIRS,
+    cleanup::Ended,
     consumption::{EventCost, bytes_per_process},
     core::Core,
     environment::ExecCost,
@@ -66,6 +67,10 @@ fn write_page(page: &mut String, results: &Results) -> fmt::Result {
             idle.wakeups
         )?;
     }
+    if !results.cleanup.is_empty() {
+        writeln!(page, "\n## Ending what leaks\n\n{CLEANUP}\n")?;
+        cleanup(page, &results.cleanup)?;
+    }
     if !results.core.is_empty() {
         writeln!(page, "\n## The core alone\n\n{CORE}\n")?;
         core(page, &results.core)?;
@@ -118,6 +123,14 @@ whose first byte is waited for. Zombie: the report comes when COMMAND has ended,
 tracer looks is found from outside: a parent reaps each zombie a known time after its deadline
 (`--zombie-after 200ms` after the child's own stamp), and tracer opens a finding only for one that it
 still found standing.";
+
+const CLEANUP: &str = "\
+From the decision until nobody of the set is left: each holds a fifo open, whose reader is told of the
+last one's end. `group`: all are children of one, in its process group; `daemons`: every second one was
+forked twice and is in a session of its own; `chains`: every 25th goes on by forking the next and
+ending. tracer (`--on-leak kill`, `term_timeout = \"0s\"`) decides when COMMAND is gone and says when that
+was; the others decide while the first process lives, without which there is nothing to begin at.
+Survivors lived a second after the decision.";
 
 const CORE: &str = "\
 `cargo bench --package tracer --bench core`, a criterion benchmark: synthetic histories, no kernel.
@@ -475,6 +488,34 @@ fn spreads(page: &mut String, unit: &str, rows: &[(&str, &Spread)]) -> fmt::Resu
             "| {name} | {count} | {median:.1} | {quartile_1:.1} to {quartile_3:.1} | {} | {min:.1} | \
              {max:.1} |",
             interval(spread)
+        )?;
+    }
+    Ok(())
+}
+
+fn cleanup(page: &mut String, all: &[Ended]) -> fmt::Result {
+    writeln!(
+        page,
+        "| Shape | Processes | By | Empty after, ms | Quartiles | Most | Rounds in which it came | \
+         Survivors |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+    )?;
+    for Ended { way, shape, count, empty_ms, rounds, survivors } in all {
+        let name = way.name();
+        let (median, quartiles, most, emptied) = match empty_ms {
+            Some(Spread { count, median, quartile_1, quartile_3, max, .. }) => (
+                format!("{median:.1}"),
+                format!("{quartile_1:.1} to {quartile_3:.1}"),
+                format!("{max:.1}"),
+                *count,
+            ),
+            None => ("never".to_owned(), String::new(), String::new(), 0),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "there are fewer than 2^52 processes")]
+        let share = 100.0 * *survivors as f64 / (count * rounds).max(1) as f64;
+        writeln!(
+            page,
+            "| {shape} | {count} | {name} | {median} | {quartiles} | {most} | {emptied} of {rounds} \
+             | {survivors} ({share:.1} %) |"
         )?;
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -39,6 +40,15 @@ impl Report {
         self.0["stats"][name]
             .as_u64()
             .with_context(|| format!("tracer's report has no stats.{name}"))
+    }
+
+    /// When cleaning up was decided, since 1970.
+    pub(crate) fn cleanup_began(&self) -> Result<Duration> {
+        let began = self.0["cleanup"]["began_at"].as_str().context("tracer cleaned nothing up")?;
+        let began: jiff::Timestamp =
+            began.parse().with_context(|| format!("tracer's time {began}"))?;
+        Duration::try_from(began.duration_since(jiff::Timestamp::UNIX_EPOCH))
+            .context("a time before 1970")
     }
 
     /// Pids of the findings of a kind.

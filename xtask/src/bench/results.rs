@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    cleanup::Ended,
     consumption::{EventCost, Idle, Memory},
     core::Core,
     environment::ExecCost,
@@ -39,6 +40,8 @@ pub(crate) struct Results {
     pub(crate) startup: Option<Startup>,
     pub(crate) latency: Option<Latency>,
     pub(crate) idle: Option<Idle>,
+    #[serde(default)]
+    pub(crate) cleanup: Vec<Ended>,
     #[serde(default)]
     pub(crate) core: Vec<Core>,
     pub(crate) peers: Vec<Peer>,

@@ -9,6 +9,7 @@
 
 mod children;
 mod leaks;
+mod leftover;
 mod loops;
 mod scan;
 
@@ -50,6 +51,7 @@ fn main() {
             leaks::zombies(number(count), millis(over), &stands)
         }
         ["survivor"] => leaks::survivor(),
+        ["leave", count, shape, fifo] => leftover::leave(number(count), shape, fifo),
         ["scan", every] => scan::scan(millis(every)),
         _ => panic!("no load {words:?}; src/bin/load/main.rs lists them"),
     };
