@@ -127,8 +127,8 @@ still found standing.";
 const CLEANUP: &str = "\
 From the decision until nobody of the set is left: each holds a fifo open, whose reader is told of the
 last one's end. `group`: all are children of one, in its process group; `daemons`: every second one was
-forked twice and is in a session of its own; `chains`: every 25th goes on by forking the next and
-ending. tracer (`--on-leak kill`, `term_timeout = \"0s\"`) decides when COMMAND is gone and says when that
+forked twice and is in a session of its own; `chains`: one to four of them fork the next and end, 2500
+times, and the last stays. tracer (`--on-leak kill`, `term_timeout = \"0s\"`) decides when COMMAND is gone and says when that
 was; the others decide while the first process lives, without which there is nothing to begin at.
 Survivors lived a second after the decision.";
 

@@ -9,10 +9,12 @@ use tracer_tests::sys;
 
 use crate::loops::fork_one;
 
-/// Generations of a chain that nobody ends.
-const GENERATIONS: usize = 50_000;
-/// Of so many processes one is a chain.
+/// Generations of a chain that nobody ends; the last one stays. Each dead one is a zombie until PID 1
+/// gets to it, and not every PID 1 hurries.
+const GENERATIONS: usize = 2_500;
+/// Of so many processes one is a chain, up to so many.
 const EACH_CHAIN: usize = 25;
+const MOST_CHAINS: usize = 4;
 
 /// Leaves `count` processes of a shape:
 /// - `group`: children of this one, in its process group and session;
@@ -20,7 +22,7 @@ const EACH_CHAIN: usize = 25;
 /// - `chains`: the same as `group`, but some are chains, of which every process forks the next and ends.
 pub(crate) fn leave(count: usize, shape: &str, fifo: &str) -> Value {
     let life = File::options().write(true).open(fifo).expect("somebody reads the fifo");
-    let chains = if shape == "chains" { count.div_ceil(EACH_CHAIN) } else { 0 };
+    let chains = if shape == "chains" { count.div_ceil(EACH_CHAIN).min(MOST_CHAINS) } else { 0 };
     for number in 0..count {
         match shape {
             "daemons" if number % 2 == 1 => {
@@ -58,4 +60,5 @@ fn chain() {
             _ => sys::exit_now(0),
         }
     }
+    stay();
 }
