@@ -30,6 +30,7 @@ mod markers;
 pub mod model;
 mod outcome;
 mod outlived;
+mod pattern;
 mod policy;
 mod recover;
 mod remedy;

@@ -5,12 +5,13 @@
 
 use std::{fmt, rc::Rc};
 
-use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::GlobSet;
 use serde::Deserialize;
 use thiserror::Error;
 
 use super::{
     model::FindingKind,
+    pattern::{Pattern, Patterns, globs},
     policy::{CleanupRules, CleanupTable},
     remedy::{Remedy, Treatment},
     table::Program,
@@ -198,31 +199,6 @@ struct Version {
     suffix: Box<[u8]>,
 }
 
-/// What a program looks like.
-#[derive(Debug)]
-struct Pattern {
-    names: Vec<Glob>,
-    paths: Vec<Glob>,
-    modules: Vec<Glob>,
-    arguments: Vec<Glob>,
-}
-
-/// Many of them, to be matched at once: every exec asks.
-#[derive(Debug, Default)]
-struct Patterns {
-    names: Globs,
-    paths: Globs,
-    modules: Globs,
-    arguments: Globs,
-}
-
-/// Globs, and which pattern each is of.
-#[derive(Debug, Default)]
-struct Globs {
-    set: GlobSet,
-    owners: Vec<usize>,
-}
-
 /// All rules; by default there are none.
 #[derive(Default)]
 pub struct Rules {
@@ -285,7 +261,7 @@ impl Rules {
                 agents.push(rule);
             }
             for SpawnerEntry { executables, modules, arguments } in spawner {
-                spawners.push(pattern("spawner", &executables, &modules, &arguments)?);
+                spawners.push(Pattern::of("spawner", &executables, &modules, &arguments)?);
             }
         }
         let mut markers = [COOKIE, AGENT, TRACEPARENT, KEEP].map(<[u8]>::to_vec).to_vec();
@@ -407,62 +383,6 @@ impl Rules {
     }
 }
 
-impl Patterns {
-    fn of(patterns: &[&Pattern]) -> Result<Self, RulesError> {
-        let globs = |of: fn(&Pattern) -> &[Glob]| {
-            let (mut all, mut owners) = (Vec::new(), Vec::new());
-            for (owner, pattern) in patterns.iter().enumerate() {
-                let globs = of(pattern);
-                all.extend_from_slice(globs);
-                owners.resize(all.len(), owner);
-            }
-            Ok::<_, RulesError>(Globs { set: set(&all)?, owners })
-        };
-        Ok(Self {
-            names: globs(|pattern| &pattern.names)?,
-            paths: globs(|pattern| &pattern.paths)?,
-            modules: globs(|pattern| &pattern.modules)?,
-            arguments: globs(|pattern| &pattern.arguments)?,
-        })
-    }
-
-    /// The first pattern that a program fits.
-    fn first(&self, program: &Program) -> Option<usize> {
-        let Self { names, paths, modules, arguments } = self;
-        let of_path = |path: &[u8]| {
-            let text = String::from_utf8_lossy(path);
-            let name = text.rsplit('/').next().unwrap_or_default();
-            first_of([names.first(name), paths.first(&text)])
-        };
-        let run = program.interpreted();
-        let of_arguments = || {
-            let args = program.args.split(|&byte| byte == 0).skip(1);
-            args.filter_map(|arg| arguments.first(&String::from_utf8_lossy(arg))).min()
-        };
-        first_of([
-            of_path(&program.exe),
-            run.script.and_then(of_path),
-            run.module.and_then(|module| modules.first(&String::from_utf8_lossy(module))),
-            if arguments.owners.is_empty() { None } else { of_arguments() },
-        ])
-    }
-}
-
-impl Globs {
-    /// The first pattern that has a glob for this text.
-    fn first(&self, text: &str) -> Option<usize> {
-        // Most fit none, and then nothing is allocated.
-        if self.owners.is_empty() || !self.set.is_match(text) {
-            return None;
-        }
-        self.set.matches(text).into_iter().filter_map(|glob| self.owners.get(glob).copied()).min()
-    }
-}
-
-fn first_of<const N: usize>(found: [Option<usize>; N]) -> Option<usize> {
-    found.into_iter().flatten().min()
-}
-
 fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
     let AgentEntry {
         name,
@@ -482,7 +402,7 @@ fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
         return Err(RulesError::Name(name));
     }
     Ok(AgentRule {
-        pattern: pattern(&name, &executables, &modules, &arguments)?,
+        pattern: Pattern::of(&name, &executables, &modules, &arguments)?,
         cgroups: globs(&name, &cgroups)?,
         session: session.into_iter().map(variable).collect::<Result<_, _>>()?,
         version: version.iter().map(|text| version_of(text)).collect::<Result<_, _>>()?,
@@ -501,48 +421,7 @@ fn keep_rule(entry: KeepEntry) -> Result<(Pattern, String), RulesError> {
     if executables.is_empty() && modules.is_empty() && arguments.is_empty() {
         return Err(RulesError::KeepsAll);
     }
-    Ok((pattern("keep", &executables, &modules, &arguments)?, reason))
-}
-
-fn pattern(
-    rule: &str,
-    executables: &[String],
-    modules: &[String],
-    arguments: &[String],
-) -> Result<Pattern, RulesError> {
-    let globs = |texts: &mut dyn Iterator<Item = &String>| {
-        texts.map(|text| glob(rule, text)).collect::<Result<Vec<_>, _>>()
-    };
-    Ok(Pattern {
-        names: globs(&mut executables.iter().filter(|text| !text.contains('/')))?,
-        paths: globs(&mut executables.iter().filter(|text| text.contains('/')))?,
-        modules: globs(&mut modules.iter())?,
-        arguments: globs(&mut arguments.iter())?,
-    })
-}
-
-/// `*` also crosses slashes: a path's depth says nothing here.
-fn glob(rule: &str, text: &str) -> Result<Glob, RulesError> {
-    let glob = GlobBuilder::new(text).literal_separator(false).build();
-    glob.map_err(|source| RulesError::Pattern {
-        rule: rule.to_owned(),
-        pattern: text.to_owned(),
-        source,
-    })
-}
-
-fn globs(rule: &str, texts: &[String]) -> Result<GlobSet, RulesError> {
-    let globs = texts.iter().map(|text| glob(rule, text)).collect::<Result<Vec<_>, _>>()?;
-    set(&globs)
-}
-
-fn set(globs: &[Glob]) -> Result<GlobSet, RulesError> {
-    let mut set = GlobSetBuilder::new();
-    for glob in globs {
-        set.add(glob.clone());
-    }
-    // Each was parsed; all together can still be too large.
-    set.build().map_err(RulesError::Patterns)
+    Ok((Pattern::of("keep", &executables, &modules, &arguments)?, reason))
 }
 
 fn variable(name: String) -> Result<Box<[u8]>, RulesError> {
@@ -568,8 +447,6 @@ fn version_of(text: &str) -> Result<Version, RulesError> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn program(exe: &str, args: &[&str]) -> Program {
@@ -604,63 +481,6 @@ mod tests {
         ] {
             assert_eq!(agent_of(exe, args).as_deref(), agent, "{exe} {args:?}");
         }
-    }
-
-    /// What each glob by itself says, one after the other.
-    fn by_single_globs(patterns: &[&Pattern], program: &Program) -> Option<usize> {
-        let any = |globs: &[Glob], text: &[u8]| {
-            let text = String::from_utf8_lossy(text);
-            globs.iter().any(|glob| glob.compile_matcher().is_match(&*text))
-        };
-        patterns.iter().position(|Pattern { names, paths, modules, arguments }| {
-            let path = |path: &[u8]| {
-                let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-                any(names, name) || any(paths, path)
-            };
-            let run = program.interpreted();
-            path(&program.exe)
-                || run.script.is_some_and(path)
-                || run.module.is_some_and(|module| any(modules, module))
-                || program.args.split(|&byte| byte == 0).skip(1).any(|arg| any(arguments, arg))
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn program_fits_the_first_pattern_that_has_a_glob_for_it(
-            exe in path(),
-            args in prop::collection::vec(prop_oneof![path(), "-m|-c|--bot=1|\\PC{0,6}"], 0..4),
-        ) {
-            let own = r#"
-                [[agent]]
-                name = "b"
-                executables = ["*od*", "c?dex", "[ag]*e", "*/bin/c*", "**/lib/{a,b}*"]
-                modules = ["a*"]
-                arguments = ["--bot=*", "*/lib/*"]
-                [[agent]]
-                name = "a"
-                executables = ["code", "*.js"]
-                modules = ["aider"]
-                [[spawner]]
-                executables = ["co*"]
-            "#;
-            let rules = Rules::of(vec![own.to_owned(), BUILT_IN.to_owned()]).unwrap();
-            let args: Vec<_> = args.iter().map(String::as_str).collect();
-            let program = program(&exe, &args);
-            let patterns: Vec<_> = rules.agents.iter().map(|rule| &rule.pattern).collect();
-            prop_assert_eq!(rules.agent(&program), by_single_globs(&patterns, &program));
-        }
-    }
-
-    /// Paths and names of which many fit.
-    fn path() -> impl Strategy<Value = String> {
-        let name = prop_oneof![
-            "code|codex|claude|claude[.]exe|aider|goose|node|python3|co|a|b",
-            "[acdegox.]{0,6}([.]js)?",
-            "\\PC{0,4}",
-        ];
-        let folder = "/|/usr/bin/|/lib/|/x/lib/a|[.]/|bin/|/node_modules/@openai/codex/|";
-        (folder, name).prop_map(|(folder, name)| (folder + &name).replace('\0', ""))
     }
 
     #[test]
