@@ -5,6 +5,8 @@
 //! - `tests/workloads.rs` runs them alone and compares what they claim with procfs.
 //! - `src/bin/lives` plays random lives and writes down what truly happened ([`truth`]);
 //!   `tests/ground_truth.rs` compares that with what tracer said of every process.
+//! - `tests/random_cleanup.rs` has tracer end random trees of processes ([`grove`]), between others
+//!   that it must not touch.
 //! - `tests/claude_code.rs` runs a real agent that a script tells what to do, `tests/frameworks.rs`
 //!   real frameworks of which agents are made ([`agents`]).
 //! - The other files of `tests/` run them under `tracer run` ([`run`]) and compare the report with
@@ -22,6 +24,7 @@ pub mod cgroup;
 pub mod facts;
 pub mod finished;
 pub mod frozen;
+pub mod grove;
 pub mod hook;
 pub mod proc;
 pub mod recordings;

@@ -9,6 +9,8 @@ use crate::sys::{self, Pid};
 /// The fields of `/proc/PID/stat` that tests look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
+    /// Its pid.
+    pub pid: Pid,
     /// Kernel's `comm`.
     pub name: String,
     /// State letter.
@@ -21,6 +23,8 @@ pub struct Stat {
     pub sid: Pid,
     /// Number of threads; a dead leader counts until its group is dead.
     pub threads: u32,
+    /// When it was started, clock ticks after boot.
+    pub start_ticks: u64,
 }
 
 /// Reads `/proc/PID/stat`; `None` when there is no such process.
@@ -39,13 +43,16 @@ fn parse(line: &str) -> Option<Stat> {
     // comm may hold spaces and parentheses: it ends at the last one.
     let (head, tail) = line.rsplit_once(')')?;
     let fields: Vec<&str> = tail.split_whitespace().collect();
+    let (pid, name) = head.split_once('(')?;
     Some(Stat {
-        name: head.split_once('(')?.1.to_owned(),
+        pid: pid.trim().parse().ok()?,
+        name: name.to_owned(),
         state: fields.first()?.chars().next()?,
         ppid: fields.get(1)?.parse().ok()?,
         pgid: fields.get(2)?.parse().ok()?,
         sid: fields.get(3)?.parse().ok()?,
         threads: fields.get(17)?.parse().ok()?,
+        start_ticks: fields.get(19)?.parse().ok()?,
     })
 }
 

@@ -303,6 +303,46 @@ pub fn set_action(signal: i32, handler: libc::sighandler_t, flags: i32) {
     check("sigaction", set);
 }
 
+/// Keeps a signal waiting until [`until_signal`] takes it, or lets it through again. Survives fork and
+/// exec.
+pub fn hold_back(signal: i32, held: bool) {
+    let how = if held { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
+    // SAFETY: a valid set; the old one is not wanted.
+    let set = unsafe { libc::sigprocmask(how, &raw const *only(signal), std::ptr::null_mut()) };
+    check("sigprocmask", set);
+}
+
+/// Sleeps until it gets this signal, which it has held back, and takes it.
+pub fn until_signal(signal: i32) {
+    let set = only(signal);
+    loop {
+        // SAFETY: a valid set; no siginfo is wanted.
+        match unsafe { libc::sigwaitinfo(&raw const *set, std::ptr::null_mut()) } {
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            made => {
+                check("sigwaitinfo", made);
+                return;
+            }
+        }
+    }
+}
+
+fn only(signal: i32) -> Box<libc::sigset_t> {
+    // SAFETY: sigset_t is plain data for which zero is valid.
+    let mut set: Box<libc::sigset_t> = Box::new(unsafe { std::mem::zeroed() });
+    // SAFETY: a valid place for a set.
+    check("sigemptyset", unsafe { libc::sigemptyset(&raw mut *set) });
+    // SAFETY: a valid set.
+    check("sigaddset", unsafe { libc::sigaddset(&raw mut *set, signal) });
+    set
+}
+
+/// Moves the calling process into this process group of its session; 0: a new one of its own.
+pub fn join_group(group: Pid) {
+    // SAFETY: setpgid takes two numbers.
+    check("setpgid", unsafe { libc::setpgid(0, group) });
+}
+
 /// Becomes the adopter of orphans among its descendants.
 pub fn become_subreaper() {
     // SAFETY: PR_SET_CHILD_SUBREAPER takes one number.

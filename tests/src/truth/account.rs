@@ -12,6 +12,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::thread::futex;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+use crate::proc;
 use crate::sys::{self, LIFE_SECONDS, Pid};
 
 /// Longest wait of one process for another, on a slow machine so much longer. They end by themselves
@@ -53,7 +54,10 @@ pub struct Slot {
     pub reaper: AtomicU32,
     /// Status that the reaper got.
     pub status: AtomicI32,
-    reserved: AtomicU32,
+    /// A signal that it should have been spared, if it got one.
+    pub signalled: AtomicU32,
+    /// Field `starttime` of its `/proc/PID/stat`, clock ticks: with the pid it names one process.
+    pub start_ticks: AtomicU64,
     /// Just before the forking call.
     pub made_before: AtomicU64,
     /// Just after it, in the child.
@@ -213,6 +217,22 @@ impl Slot {
     pub fn seen_dead(&self) {
         // Others were there before: nothing to add.
         let _first = self.dead_seen.compare_exchange(0, now(), SeqCst, SeqCst);
+    }
+
+    /// Tells pid and start of the calling process, as `/proc` has them.
+    pub fn tell_identity(&self) {
+        let own = proc::stat(outer_pid()).expect("the stat of who reads it");
+        self.pid.store(own.pid, SeqCst);
+        self.start_ticks.store(own.start_ticks, SeqCst);
+        self.born.store(now(), SeqCst);
+    }
+
+    /// Whether who told its identity here runs, sleeps or is stopped: neither dead nor gone.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        proc::stat(self.pid.load(SeqCst)).is_some_and(|stat| {
+            stat.start_ticks == self.start_ticks.load(SeqCst) && !matches!(stat.state, 'Z' | 'X')
+        })
     }
 
     /// Whether it has been reaped, as far as anyone said.

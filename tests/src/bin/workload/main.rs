@@ -8,6 +8,7 @@
 mod args;
 mod calls;
 mod doomed;
+mod grove;
 mod hostile;
 mod namespaces;
 mod signals;
@@ -36,6 +37,9 @@ fn main() {
         "exit" => simple::exit,
         "freezes" => stuck::freezes,
         "given-to-tracer" => hostile::given_to_tracer,
+        "grove" => grove::root,
+        "grove-around" => grove::around,
+        "grove-member" => grove::executed,
         "hog" => signals::hog,
         "ignores-sigchld" => zombies::ignores_sigchld,
         "ends-as-ignored-child-dies" => zombies::ends_as_ignored_child_dies,
