@@ -15,15 +15,16 @@ use super::{
 /// All receipts.
 #[derive(Debug, Default)]
 pub(super) struct CleanedUp {
-    /// Of those that something was found of.
-    receipts: HashMap<ProcessId, Receipt>,
+    /// Of those that something was found of, by what led to it.
+    receipts: HashMap<(ProcessId, FindingKind), Receipt>,
     summary: Option<Cleanup>,
 }
 
 impl CleanedUp {
-    /// What was done about a process.
-    pub(super) fn receipt(&self, id: ProcessId) -> Option<&Receipt> {
-        self.receipts.get(&id)
+    /// What was done about a finding of a process, else about another of the same one.
+    pub(super) fn receipt(&self, id: ProcessId, kind: FindingKind) -> Option<&Receipt> {
+        let kinds = std::iter::once(kind).chain(FindingKind::ALL);
+        kinds.into_iter().find_map(|kind| self.receipts.get(&(id, kind)))
     }
 
     /// All of it in numbers; `None`: nothing was to be done.
@@ -72,7 +73,7 @@ impl Lineage {
         let is_failure =
             !matches!(receipt.result, ActionResult::Ended | ActionResult::EndedByItself);
         if is_told || is_failure {
-            self.cleanup.receipts.insert(receipt.process, receipt);
+            self.cleanup.receipts.insert((receipt.process, receipt.kind), receipt);
         }
     }
 }

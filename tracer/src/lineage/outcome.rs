@@ -255,14 +255,14 @@ impl Lineage {
             tool_call: self.attribution(record.process),
             resources: if zombie { None } else { seen.and_then(|seen| seen.resources.clone()) },
             blocked: seen.and_then(|seen| seen.blocked.clone()),
-            action: self.action_of(record.process),
+            action: self.action_of(record.process, record.kind),
             since: record.since,
             until,
         })
     }
 
-    fn action_of(&self, id: ProcessId) -> Option<Action> {
-        let receipt = self.cleanup.receipt(id)?.clone();
+    fn action_of(&self, id: ProcessId, kind: FindingKind) -> Option<Action> {
+        let receipt = self.cleanup.receipt(id, kind)?.clone();
         let reaped = match self.table.get(id).map(|entry| entry.reap) {
             Some(Reap::ByParent) => Some(Reaper::Parent),
             Some(Reap::ByAdopter) => Some(Reaper::Adopter),
