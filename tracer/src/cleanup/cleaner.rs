@@ -152,10 +152,24 @@ impl<'a> Cleaner<'a> {
         self.acts.pop_front()
     }
 
-    /// What came of [`Act::Signal`].
-    pub fn sent(&mut self, about: ProcessId, signal: u8, at: Nanos, sent: &Sent) {
-        for job in &mut self.jobs {
-            job.sent(about, signal, at, sent);
+    /// What came of [`Act::Signal`] to `process`.
+    pub fn sent(
+        &mut self,
+        process: ProcessId,
+        about: ProcessId,
+        signal: u8,
+        at: Nanos,
+        sent: &Sent,
+    ) {
+        // One that was killed may be a zombie that its parent is told of.
+        let is_alone = process != about;
+        for job in self.jobs.iter_mut().filter(|job| job.is_alone() == is_alone) {
+            match job.sent(about, signal, at, sent) {
+                // Before anybody is doomed from whom it descends.
+                Some(Lot::Kept) => self.acts.push_front(Act::Decide(about, Lot::Kept)),
+                Some(Lot::Doomed) => self.acts.push_back(Act::Decide(about, Lot::Doomed)),
+                None => {}
+            }
         }
     }
 

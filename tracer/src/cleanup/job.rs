@@ -17,8 +17,6 @@ use crate::lineage::{
 
 /// How often ports and reaps are looked at.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long after a signal to their group those of it who live get their own.
-const GROUP_DIES: Duration = Duration::from_millis(100);
 /// New members, beside as many as there were, from which on a lineage that was asked to end is one
 /// that grows instead.
 const GROWS: usize = 64;
@@ -92,6 +90,8 @@ pub(super) struct Job {
     is_alone: bool,
     /// Everything that the kernel had told was taken in while nobody was seen to live.
     is_caught_up: bool,
+    /// Those who were dead when killing began, of whom the kernel side is yet to be told.
+    dead: Vec<ProcessId>,
 }
 
 /// One process that is to end, or a zombie that is to be reaped.
@@ -103,8 +103,6 @@ struct Target {
     asked: Option<(u8, Nanos)>,
     /// What came of it, where that is certain already.
     result: Option<(ActionResult, Option<String>, Nanos)>,
-    /// When it is signalled alone, should the signal to its process group not have ended it.
-    alone_at: Option<Nanos>,
     listening: Vec<Vec<u8>>,
     ports: Vec<PortFreed>,
 }
@@ -116,7 +114,6 @@ impl Target {
             signals: Vec::new(),
             asked: None,
             result: None,
-            alone_at: None,
             listening: Vec::new(),
             ports: Vec::new(),
         }
@@ -128,6 +125,17 @@ impl Target {
 
     fn is_being_killed(&self) -> bool {
         self.result.is_none() && self.asked.is_some_and(|(signal, _)| signal == SIGKILL)
+    }
+
+    /// It is left as it is, whatever becomes of the others.
+    fn is_spared(&self) -> bool {
+        use ActionResult::{Kept, Limited, NotPermitted, Refused};
+        matches!(self.result, Some((Kept | Limited | NotPermitted | Refused, _, _)))
+    }
+
+    fn was_sent_with_group(&self, signal: u8) -> bool {
+        let is_such = |given: &SignalGiven| matches!(given.to, SignalTarget::Group(_));
+        self.signals.last().is_some_and(|given| given.signal == signal && is_such(given))
     }
 
     fn was_sent(&self) -> bool {
@@ -153,6 +161,7 @@ impl Job {
             rounds: 0,
             is_alone: found.kind == FindingKind::Zombie,
             is_caught_up: false,
+            dead: Vec::new(),
         };
         job.add(found);
         job
@@ -172,6 +181,11 @@ impl Job {
         self.tops.insert(found.process);
     }
 
+    /// Whether it is about a zombie, and signals go to another than it is about.
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.phase == Phase::Done
     }
@@ -186,10 +200,7 @@ impl Job {
                 Some(self.since.after(timeout))
             }
             Phase::Leaving => self.first_overdue(SIGTERM, term_timeout),
-            Phase::Killing => {
-                let alone = self.targets.values().filter_map(|target| target.alone_at);
-                alone.chain(self.first_overdue(SIGKILL, kill_timeout)).min()
-            }
+            Phase::Killing => self.first_overdue(SIGKILL, kill_timeout),
             Phase::Ending => Some(self.since.after(LOOK)),
             Phase::Done => None,
         }
@@ -326,6 +337,9 @@ impl Job {
                 let mut target = Target::new(member.id);
                 if let Some((result, reason)) = self.obstacle(member, world) {
                     target.settle(result, Some(reason), world.now);
+                    if self.phase == Phase::Killing {
+                        world.acts.push_back(Act::Decide(member.id, Lot::Kept));
+                    }
                 } else {
                     target.listening = world.lineage.listened_at(member.id);
                     if !target.listening.is_empty() {
@@ -350,7 +364,6 @@ impl Job {
             if !is_asked && !is_helper {
                 target.asked = Some((signal, world.now));
                 if signal == SIGKILL {
-                    world.acts.push_back(Act::Decide(member.id, Lot::Doomed));
                     killed.push((member.id, member.pids));
                 } else {
                     world.acts.push_back(signal_to(member.id, member.pids, signal));
@@ -383,7 +396,8 @@ impl Job {
         }
     }
 
-    /// What came of the signal to a process group. Where none was sent, its members get their own.
+    /// What came of the signal to a process group. Its members get their own as well: one may have gone
+    /// to another group just before, and whether tracer may signal it shows only so.
     pub(super) fn sent_to_group(
         &mut self,
         group: &DoomedGroup,
@@ -395,25 +409,11 @@ impl Job {
             let Some(target) = self.targets.get_mut(&place(member)) else { continue };
             if let Sent::Done { to } = sent {
                 let to = SignalTarget::Group(*to);
-                target.asked = Some((SIGKILL, at));
                 target.signals.push(SignalGiven { at, signal: SIGKILL, to, refused: None });
-                // It may have gone to another group just before.
-                target.alone_at = Some(at.after(GROUP_DIES));
-            } else {
-                // In their place in the order.
-                acts.push_front(signal_to(member, pids, SIGKILL));
             }
+            // In their place in the order.
+            acts.push_front(signal_to(member, pids, SIGKILL));
         }
-    }
-
-    /// Those who live although their group was signalled get their own signal.
-    fn signal_left(&mut self, members: &[Member], world: &mut World<'_>) {
-        let is_due = |at: &mut Nanos| *at <= world.now;
-        let targets = self.targets.values_mut();
-        let due = targets.filter_map(|target| target.alone_at.take_if(is_due).map(|_| target.id));
-        let due: HashSet<_> = due.collect();
-        let left = members.iter().filter(|member| due.contains(&member.id));
-        world.acts.extend(left.map(|member| signal_to(member.id, member.pids, SIGKILL)));
     }
 
     /// Forked by a process that had been asked to end and has not yet: what it ends with, as the
@@ -444,28 +444,29 @@ impl Job {
         }
     }
 
+    /// The kernel side is told first of those who must not die: it ends whoever forks below one that is
+    /// doomed. Then everyone gets SIGKILL, and whoever could be sent it is doomed ([`Job::sent`]); last
+    /// come those who are dead, for what they forked unseen.
     fn begin_killing(&mut self, world: &mut World<'_>) {
-        // The kept first: nobody below them is touched.
-        for &id in &self.kept {
-            world.acts.push_back(Act::Decide(id, Lot::Kept));
-        }
-        // Also of those who are dead: what they forked is below them.
-        let told = self.targets.values().filter(|target| target.result.is_none());
-        let doomed: Vec<_> = told.map(|target| target.id).collect();
-        for id in self.tops.iter().copied().filter(|top| !self.kept.contains(top)).chain(doomed) {
-            world.acts.push_back(Act::Decide(id, Lot::Doomed));
-        }
+        let spared = self.targets.values().filter(|target| target.is_spared());
+        let spared: HashSet<_> = spared.map(|target| target.id).chain(self.kept.clone()).collect();
+        world.acts.extend(spared.iter().map(|id| Act::Decide(*id, Lot::Kept)));
+        let all = self.tops.iter().copied().chain(self.targets.values().map(|target| target.id));
+        let is_dead = |id: &ProcessId| world.lineage.stage(*id) != Stage::Alive;
+        self.dead = all.filter(|id| is_dead(id) && !spared.contains(id)).collect();
         self.enter(Phase::Killing, world);
     }
 
     fn watch_killing(&mut self, world: &mut World<'_>) {
         let members = self.members(world);
-        if !self.tell(&members, SIGKILL, world) {
+        let is_awaited = self.tell(&members, SIGKILL, world);
+        let dead = std::mem::take(&mut self.dead).into_iter();
+        world.acts.extend(dead.map(|id| Act::Decide(id, Lot::Doomed)));
+        if !is_awaited {
             self.end_if_nobody_came(world);
             return;
         }
         self.is_caught_up = false;
-        self.signal_left(&members, world);
         let timeout = self.treatment.kill_timeout;
         for (process, since) in self.overdue(&members, SIGKILL, timeout, world.now) {
             if let Some(target) = self.targets.get_mut(&place(process)) {
@@ -640,19 +641,31 @@ impl Job {
         }
     }
 
-    pub(super) fn sent(&mut self, about: ProcessId, signal: u8, at: Nanos, sent: &Sent) {
+    /// Takes in what came of a signal. Gives what the kernel side is to be told of that process.
+    pub(super) fn sent(
+        &mut self,
+        about: ProcessId,
+        signal: u8,
+        at: Nanos,
+        sent: &Sent,
+    ) -> Option<Lot> {
         let is_alone = self.is_alone;
-        let Some(target) = self.targets.get_mut(&place(about)) else { return };
+        let is_killing = self.phase == Phase::Killing && !is_alone;
+        let target = self.targets.get_mut(&place(about))?;
+        let lot = is_killing && target.result.is_none();
+        let lot = |of: Lot| lot.then_some(of);
         let (result, why) = match sent {
             Sent::Done { to } => {
                 let to = if is_alone { SignalTarget::Parent(*to) } else { SignalTarget::Process };
                 // On a busy machine long after it was asked for.
                 target.asked = Some((signal, at));
-                target.signals.push(SignalGiven { at, signal, to, refused: None });
-                return;
+                if !target.was_sent_with_group(signal) {
+                    target.signals.push(SignalGiven { at, signal, to, refused: None });
+                }
+                return lot(Lot::Doomed);
             }
             // Its end is on the way.
-            Sent::Gone => return,
+            Sent::Gone => return lot(Lot::Doomed),
             Sent::NotPermitted(why) => (ActionResult::NotPermitted, why),
             Sent::Refused(why) => (ActionResult::Refused, why),
         };
@@ -661,6 +674,7 @@ impl Job {
             target.signals.push(SignalGiven { at, signal, to, refused: Some(why.clone()) });
         }
         target.settle(result, Some(why.clone()), at);
+        lot(Lot::Kept)
     }
 
     pub(super) fn port_freed(&mut self, process: ProcessId, address: &[u8], at: Nanos) {

@@ -48,12 +48,16 @@ struct Kernel {
     now: u64,
     signals: Vec<(u32, u8)>,
     lots: BTreeMap<u32, Lot>,
+    /// The same, in the order in which it was told.
+    decided: Vec<(u32, Lot)>,
     /// Dead, and not reaped.
     zombies: BTreeSet<u32>,
     /// Signals to these are not permitted.
     foreign: BTreeSet<u32>,
     /// It does not signal process groups by pidfd.
     is_old: bool,
+    /// These wait for nobody.
+    never_reaps: BTreeSet<u32>,
 }
 
 impl Kernel {
@@ -66,9 +70,11 @@ impl Kernel {
             now: 1_000_000_000,
             signals: Vec::new(),
             lots: BTreeMap::new(),
+            decided: Vec::new(),
             zombies: BTreeSet::new(),
             foreign: BTreeSet::new(),
             is_old: false,
+            never_reaps: BTreeSet::new(),
         };
         kernel.fork(TRACER, Manner::Dies);
         kernel
@@ -128,9 +134,11 @@ impl Kernel {
         });
     }
 
-    /// It dies, and its parent reaps it at once.
+    /// It dies, and its parent reaps it at once, if it ever does.
     fn dies(&mut self, pid: u32, status: u32) {
-        if let Some(parent) = self.exits(pid, status) {
+        let never = &self.never_reaps.clone();
+        if let Some(parent) = self.exits(pid, status).filter(|parent| !never.contains(&parent.pid))
+        {
             self.reaped(pid, parent);
         }
     }
@@ -286,12 +294,13 @@ impl Kernel {
         let news = match act {
             Act::Decide(id, lot) => {
                 self.lots.insert(id.pid, lot);
+                self.decided.push((id.pid, lot));
                 return;
             }
             Act::Signal { process, signal, about, .. } => {
                 let at = self.at();
                 let sent = self.signal(process.pid, signal);
-                cleaner.sent(about, signal, at, &sent);
+                cleaner.sent(process, about, signal, at, &sent);
                 return;
             }
             Act::Place(members) => {
@@ -406,7 +415,8 @@ fn process_group_that_nobody_else_can_be_in_is_killed_as_one() {
     let alone = kernel.fork(ROOT, Manner::Ignores);
     kernel.root_ends();
     let outcome = kernel.clean_up(settings(&rules));
-    assert_eq!(kernel.signals, [(leader, GROUP), (alone, 9)]);
+    // Each gets its own as well, should it have left the group just before.
+    assert_eq!(kernel.signals, [(leader, GROUP), (leader, 9), (child, 9), (alone, 9)]);
     assert_eq!(kernel.alive(), [0_u32; 0]);
     assert_eq!(result_of(&outcome, child), ActionResult::Ended);
 }
@@ -450,14 +460,14 @@ fn members_are_killed_one_by_one_where_their_group_cannot_be() {
 }
 
 #[test]
-fn who_lives_on_after_its_group_was_killed_gets_its_own_signal() {
+fn who_does_not_die_with_its_group_is_unkillable() {
     let rules = rules("[cleanup]\nterm_timeout = '0s'");
     let mut kernel = Kernel::new(&rules);
     let (leader, child) = session(&mut kernel);
     kernel.processes.get_mut(&child).expect("forked").manner = Manner::Stuck;
     kernel.root_ends();
     let outcome = kernel.clean_up(settings(&rules));
-    assert_eq!(kernel.signals, [(leader, GROUP), (child, 9)]);
+    assert_eq!(kernel.signals, [(leader, GROUP), (leader, 9), (child, 9)]);
     assert_eq!(result_of(&outcome, child), ActionResult::Unkillable);
 }
 
@@ -502,6 +512,31 @@ fn kept_processes_keep_all_that_they_fork() {
     assert_eq!(kernel.alive(), [server, worker]);
     assert_eq!(kernel.signals, [(other, 15)]);
     assert_eq!(outcome.kept.first().map(|kept| &*kept.rule), Some("rule: mine"));
+}
+
+/// The kernel side would end them at their next fork.
+#[test]
+fn who_is_left_alone_is_never_doomed() {
+    for timeout in ["0s", "1s"] {
+        let text = format!("[cleanup]\nmax_kills_per_minute = 2\nterm_timeout = '{timeout}'");
+        let rules = rules(&text);
+        let mut kernel = Kernel::new(&rules);
+        let top = kernel.fork(ROOT, Manner::Ignores);
+        let foreign = kernel.fork(top, Manner::Ignores);
+        let beyond_the_limit = kernel.fork(top, Manner::Ignores);
+        kernel.foreign.insert(foreign);
+        kernel.root_ends();
+        let outcome = kernel.clean_up(settings(&rules));
+        assert_eq!(result_of(&outcome, foreign), ActionResult::NotPermitted);
+        assert_eq!(result_of(&outcome, beyond_the_limit), ActionResult::Limited);
+        for (pid, lot) in [(top, Lot::Doomed), (foreign, Lot::Kept), (beyond_the_limit, Lot::Kept)]
+        {
+            assert_eq!(kernel.lots.get(&pid), Some(&lot), "{timeout}: {pid}");
+        }
+        let place = |pid: u32| kernel.decided.iter().position(|&(told, _)| told == pid);
+        assert!(place(foreign) < place(top), "{timeout}: {:?}", kernel.decided);
+        assert!(place(beyond_the_limit) < place(top), "{timeout}: {:?}", kernel.decided);
+    }
 }
 
 #[test]
@@ -566,6 +601,28 @@ fn parent_of_a_zombie_is_nudged_once() {
     // The child's zombie was found; its parent got one SIGCHLD and nobody anything else.
     assert_eq!(kernel.signals, [(parent, 17)]);
     assert!(cleaner.is_idle(&kernel.lineage));
+}
+
+/// Killed, and not reaped for long enough to be found again.
+#[test]
+fn what_comes_of_a_nudge_is_not_told_of_the_killing() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let parent = kernel.fork(ROOT, Manner::Stuck);
+    let child = kernel.fork(parent, Manner::Dies);
+    kernel.never_reaps.insert(parent);
+    kernel.foreign.insert(parent);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    let results = outcome.findings.iter().filter(|finding| finding.process.id.pid == child);
+    let results: BTreeMap<_, _> = results
+        .map(|finding| (finding.kind, finding.action.as_ref().expect("one").receipt.result))
+        .collect();
+    let wanted = [
+        (FindingKind::Zombie, ActionResult::NotPermitted),
+        (FindingKind::Survivor, ActionResult::Ended),
+    ];
+    assert_eq!(results, BTreeMap::from(wanted));
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Driver<'_> {
                 let who = Identity { id: process, pids };
                 let sent = hand.signal(who, signal, |id| procs.lives(id));
                 log::info!("signal {signal} to {process:?}: {sent:?}");
-                cleaner.sent(about, signal, self.clock.now(), &sent);
+                cleaner.sent(process, about, signal, self.clock.now(), &sent);
             }
             Act::Place(members) => {
                 let members = members.into_iter();
