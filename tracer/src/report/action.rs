@@ -219,7 +219,8 @@ fn of_several(result: ActionResult) -> &'static str {
         ActionResult::Unkillable => "not ended by SIGKILL",
         ActionResult::Escaped => "escaped",
         ActionResult::Kept => "kept",
-        ActionResult::Refused | ActionResult::Limited => "not touched",
+        ActionResult::Refused => "not touched",
+        ActionResult::Limited => "left alone by max_kills_per_minute",
         ActionResult::NotPermitted => "not permitted to be signalled",
         ActionResult::WouldAct => "would have been signalled",
     }
