@@ -98,7 +98,9 @@ fn supervisor_cannot_start_its_child_anew() {
 
 #[test]
 fn bomb_of_two_thousand_is_gone_and_nothing_else() {
-    let innocent = std::process::Command::new("sleep").arg("60").spawn();
+    // For longer than the run may take.
+    let mut innocent = std::process::Command::new("sleep");
+    let innocent = innocent.arg((180 * sys::slowness()).to_string()).spawn();
     let mut innocent = innocent.expect("sleep");
     let run = kills(Run::workload(["bomb", "forks=2000"])).patience(Duration::from_secs(120));
     let finished = run.finish();
