@@ -42,6 +42,8 @@ impl Tracer {
 /// Starts `threads` calls at once, each from a thread of its own, each of which leaves a process.
 /// `how=spawn`: the thread announces its fork; `cookie`: the process has the call's id in its
 /// environment; `window`: nothing tells, but that the call is open. `one=yes`: one after the other.
+/// `stays=yes`: holds at `standing` when all calls have ended. `starts=PROGRAM`: what a call leaves has
+/// started this, which tells `inner`.
 pub(crate) fn parallel_calls(args: &Args) -> i32 {
     let threads =
         usize::try_from(args.number("threads").unwrap_or(1)).expect("a number of threads");
@@ -70,6 +72,10 @@ pub(crate) fn parallel_calls(args: &Args) -> i32 {
         } else {
             sys::fork(|| {
                 sys::detach_streams();
+                if let Some(program) = args.get("starts") {
+                    sys::fork(|| sys::exec(OsStr::new(program), &[]));
+                    facts::until_told("inner");
+                }
                 facts::tell(&id, &Value::Null);
                 sys::pause_for_ever()
             });
@@ -88,6 +94,9 @@ pub(crate) fn parallel_calls(args: &Args) -> i32 {
                 scope.spawn(move || call(number));
             }
         });
+    }
+    if args.is("stays", "yes") {
+        facts::hold("standing");
     }
     0
 }

@@ -155,14 +155,19 @@ fn rises(more: u32) -> i32 {
     0
 }
 
-/// Forks and reaps; a child that does not end well was ended by somebody.
-fn works(slot: &Slot) -> i32 {
+/// Notes in its account when a child did not end well.
+fn works(slot: &Slot) -> ! {
+    fork_and_reap(|status| slot.signalled.store(status.unsigned_abs(), SeqCst))
+}
+
+/// Forks and reaps for ever, and tells the status of a child that did not end well: somebody ended it.
+pub(crate) fn fork_and_reap(mut tell: impl FnMut(i32)) -> ! {
     const WELL: i32 = 7;
     loop {
         let child = sys::fork(|| WELL);
         let status = sys::wait_for(child);
         if status != WELL << 8 {
-            slot.signalled.store(status.unsigned_abs(), SeqCst);
+            tell(status);
         }
         thread::sleep(Duration::from_millis(50));
     }
@@ -178,7 +183,7 @@ extern "C" fn note(signal: i32) {
 }
 
 /// Survives every signal that can be survived, and tells of it.
-fn note_signals(slot: usize, account: Account) {
+pub(crate) fn note_signals(slot: usize, account: Account) {
     NOTED.store(std::ptr::from_ref(account.slot(slot)).addr(), SeqCst);
     let handler: extern "C" fn(i32) = note;
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGCONT] {

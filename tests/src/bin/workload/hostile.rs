@@ -47,7 +47,7 @@ pub(crate) fn pid_taken(args: &Args) -> i32 {
 }
 
 /// Forks a child of this pid; waits while somebody else has it.
-fn with_pid(pid: sys::Pid, body: impl FnOnce() -> i32) -> sys::Pid {
+pub(crate) fn with_pid(pid: sys::Pid, body: impl FnOnce() -> i32) -> sys::Pid {
     let mut body = Some(body);
     proc::until(&format!("pid {pid} to be free"), || {
         let made = sys::fork_with_pid(pid, || body.take().expect("a child starts once")());

@@ -11,6 +11,7 @@ mod doomed;
 mod grove;
 mod hostile;
 mod namespaces;
+mod rails;
 mod signals;
 mod simple;
 mod spawner;
@@ -44,12 +45,15 @@ fn main() {
         "ignores-sigchld" => zombies::ignores_sigchld,
         "ends-as-ignored-child-dies" => zombies::ends_as_ignored_child_dies,
         "init" => namespaces::init,
+        "is-busy" => rails::is_busy,
         "keeps-server" => survivors::keeps_server,
         "killed-before-wait" => zombies::killed_before_wait,
         "leader-exits-first" => threads::leader_exits_first,
+        "leaves-busy" => rails::leaves_busy,
         "leaves-server" => doomed::leaves_server,
         "leaves-shell-child" => survivors::leaves_shell_child,
         "leaves-supervisor" => doomed::leaves_supervisor,
+        "leaves-target" => rails::leaves_target,
         "named-thread-forks" => threads::named_thread_forks,
         "never-waits" => zombies::never_waits,
         "orphan" => survivors::orphan,
@@ -57,6 +61,7 @@ fn main() {
         "parallel-calls" => calls::parallel_calls,
         "outlives-briefly" => survivors::outlives_briefly,
         "pid-again" => hostile::pid_again,
+        "pid-goes-to-a-kept-one" => rails::pid_goes_to_a_kept_one,
         "pid-taken" => hostile::pid_taken,
         "pids-wrap" => hostile::pids_wrap,
         "program-renamed" => hostile::program_renamed,
@@ -70,6 +75,8 @@ fn main() {
         "storm" => storm::storm,
         "subreaper" => survivors::subreaper_around,
         "subreaper-inside" => survivors::subreaper_inside,
+        "swaps" => rails::swaps,
+        "takes-pid" => rails::takes_pid,
         "thread-execs" => threads::thread_execs,
         "thread-forks" => threads::thread_forks,
         "vfork-execs" => stuck::vfork_execs,
