@@ -183,9 +183,7 @@ impl Lineage {
         let mut cgroups = self
             .generations(id)
             .filter_map(|(_, entry)| self.invocations.get(entry.agent?)?.cgroup.as_deref());
-        cgroups.any(|cgroup| {
-            path.strip_prefix(cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-        })
+        cgroups.any(|cgroup| is_at_or_below(path, cgroup))
     }
 
     /// The name in its `TRACER_AGENT`, where its forker had not the same.
@@ -449,4 +447,9 @@ impl Lineage {
         let markers = Markers::of(bytes, truncated, self.rules.markers());
         (!markers.is_empty() || truncated).then(|| Rc::new(markers))
     }
+}
+
+/// Whether a cgroup is this one or below it.
+pub(super) fn is_at_or_below(path: &[u8], cgroup: &[u8]) -> bool {
+    path.strip_prefix(cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }

@@ -7,7 +7,7 @@ use tracer_common::WaitCounts;
 
 use super::{
     announcement::Announcement,
-    model::{Blocked, Nanos, Pids, ProcessId, Resources},
+    model::{Blocked, Nanos, OwnCgroup, Pids, ProcessId, Resources},
     remedy::Receipt,
 };
 
@@ -141,6 +141,8 @@ pub enum Event<'a> {
     },
     /// Something was done about a finding.
     CleanedUp(Box<CleanupNews>),
+    /// The root is in a cgroup of its own; once more at the end, with what was used in it.
+    OwnCgroup(Box<OwnCgroup>),
     /// A process outside the invocation that could adopt an orphan of it: an ancestor of the
     /// tracer.
     Bystander {
@@ -188,6 +190,7 @@ impl Event<'_> {
             | Self::Announced(_)
             | Self::AnnouncementsRefused(_)
             | Self::CleanedUp(_)
+            | Self::OwnCgroup(_)
             | Self::Recovered { .. } => None,
         }
     }

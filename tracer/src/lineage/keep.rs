@@ -3,6 +3,7 @@
 
 use super::{
     Lineage,
+    agents::is_at_or_below,
     event::Observation,
     model::{Nanos, ProcessId},
     rules::KEEP,
@@ -26,12 +27,15 @@ impl Lineage {
         by_rule().or_else(by_environment).or_else(by_lease)
     }
 
-    /// Who has moved it to a cgroup in which its command never was, and which is not its agent's, ends
-    /// it as well. It counts all the same. `seen`: what a look at it gave.
+    /// Who has moved it to a cgroup in which its command never was, and which is neither the run's own,
+    /// or in that, nor its agent's, ends it as well. It counts all the same. `seen`: what a look at it
+    /// gave.
     pub(super) fn handed_over(&self, id: ProcessId, seen: Option<&Observation>) -> Option<String> {
         let home = seen?.home.as_ref()?;
         let is_moved = !self.root_cgroups.is_empty() && !self.root_cgroups.contains(&home.id);
-        (is_moved && !self.is_in_agents_cgroup(id, &home.path))
+        let own = self.own_cgroup.as_ref();
+        let is_in_own = || own.is_some_and(|own| is_at_or_below(&home.path, &own.path));
+        (is_moved && !is_in_own() && !self.is_in_agents_cgroup(id, &home.path))
             .then(|| format!("handed over to cgroup {}", escape::terminal(&home.path)))
     }
 }

@@ -165,6 +165,8 @@ pub struct Lineage {
     unreaped_unknown: HashSet<ProcessId>,
     /// The cgroups of v2 that the root was in when it forked.
     root_cgroups: Vec<u64>,
+    /// The cgroup that was made for the root.
+    own_cgroup: Option<OwnCgroup>,
     /// Those that are looked at because they may go on for a process that lived when `grace` ended:
     /// how many such have come between.
     successors: HashMap<ProcessId, u8>,
@@ -213,6 +215,7 @@ impl Lineage {
             lost_unreaped: 0,
             unreaped_unknown: HashSet::new(),
             root_cgroups: Vec::new(),
+            own_cgroup: None,
             successors: HashMap::new(),
             cleanup: CleanedUp::default(),
         }
@@ -263,6 +266,7 @@ impl Lineage {
                 self.seen_in_cgroup(process, is_born, &path);
             }
             Event::CleanedUp(news) => self.cleaned_up(*news),
+            Event::OwnCgroup(own) => self.own_cgroup = Some(*own),
             Event::AnnouncementsRefused(refused) => self.drop_announcements(refused),
             Event::Bystander { pid, start_ticks, name } => {
                 self.bystanders.push(Bystander { pid, start_ticks, name: name.into() });

@@ -4,7 +4,7 @@
 //! only a sink that shows them turns them into a calendar time. Names, arguments and paths are
 //! the bytes that a process chose: untrusted, of any content, escaped by whoever shows them.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,14 +19,14 @@ pub struct Nanos(pub u64);
 impl Nanos {
     /// This time and `span` later; stays at the end of time instead of wrapping.
     #[must_use]
-    pub fn after(self, span: std::time::Duration) -> Self {
+    pub fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
     }
 
     /// How long after `earlier` this is; zero if it is not.
     #[must_use]
-    pub fn since(self, earlier: Self) -> std::time::Duration {
-        std::time::Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
@@ -586,6 +586,28 @@ pub struct Invocation {
     pub started_at: Nanos,
     /// How and when the root ended; `None` while it lives.
     pub exit: Option<Exit>,
+    /// The cgroup of its own, if it had one.
+    pub cgroup: Option<OwnCgroup>,
+}
+
+/// The cgroup (v2) that a run's command was given as its own, and what everything in it and below
+/// has used. `None` is "not known", never zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnCgroup {
+    /// Its path, as the tracer sees it.
+    pub path: Vec<u8>,
+    /// Processor time in user mode.
+    pub cpu_user: Option<Duration>,
+    /// Processor time in the kernel.
+    pub cpu_system: Option<Duration>,
+    /// Most memory at once, bytes.
+    pub memory_peak: Option<u64>,
+    /// Most tasks (threads) at once.
+    pub pids_peak: Option<u64>,
+    /// Why something of this is not known, a phrase each; escaped for a terminal.
+    pub unknown: Vec<String>,
+    /// Why it was not removed, if it was not; escaped for a terminal.
+    pub left: Option<String>,
 }
 
 /// The judgement of a run.

@@ -158,6 +158,7 @@ impl Lineage {
             root: root.unwrap_or_default(),
             started_at: Nanos(id.start),
             exit: self.exit_of(id),
+            cgroup: self.own_cgroup.clone(),
         }
     }
 

@@ -124,6 +124,8 @@ pub enum SignalTarget {
     Parent(u32),
     /// Its process group, all of which was to end, by its pid in the tracer's PID namespace.
     Group(u32),
+    /// The run's own cgroup, everybody in which was to end.
+    Cgroup,
 }
 
 /// What came of it.

@@ -10,8 +10,8 @@ use super::{
     wire::{self, Kind},
 };
 use crate::lineage::{
-    Blocked, BlockedThread, Config, Event, Home, Nanos, Observation, ObservedParent, Pids,
-    ProcessId, RecoveredProcess, Resources, Stream,
+    Blocked, BlockedThread, Config, Event, Home, Nanos, Observation, ObservedParent, OwnCgroup,
+    Pids, ProcessId, RecoveredProcess, Resources, Stream,
 };
 
 fn nanos(span: Duration) -> u64 {
@@ -147,6 +147,7 @@ fn kind(event: &Event<'_>) -> Kind {
             let json = serde_json::to_vec(news).unwrap_or_default();
             Kind::CleanedUp(wire::CleanedUp { json })
         }
+        Event::OwnCgroup(ref own) => Kind::OwnCgroup((&**own).into()),
         Event::AnnouncementsRefused(refused) => {
             Kind::Announced(wire::Announced { json: Vec::new(), refused })
         }
@@ -254,6 +255,7 @@ pub(super) fn input(kind: &Kind) -> Result<Input<'_>, Reason> {
         Kind::CleanedUp(wire::CleanedUp { json }) => {
             Event::CleanedUp(serde_json::from_slice(json).map_err(|_| Reason::CleanupNews)?)
         }
+        Kind::OwnCgroup(own) => Event::OwnCgroup(Box::new(own.into())),
         Kind::Exit(wire::Exit { at, process, status, parent, children_uncounted }) => Event::Exit {
             at: Nanos(*at),
             process: id(process),
@@ -334,6 +336,25 @@ fn id(id: &Option<wire::Id>) -> ProcessId {
         pid: *pid,
         start: *start,
     })
+}
+
+impl From<&OwnCgroup> for wire::OwnCgroup {
+    fn from(own: &OwnCgroup) -> Self {
+        let OwnCgroup { path, cpu_user, cpu_system, memory_peak, pids_peak, unknown, left } =
+            own.clone();
+        let (cpu_user, cpu_system) = (cpu_user.map(nanos), cpu_system.map(nanos));
+        Self { path, cpu_user, cpu_system, memory_peak, pids_peak, unknown, left }
+    }
+}
+
+impl From<&wire::OwnCgroup> for OwnCgroup {
+    fn from(own: &wire::OwnCgroup) -> Self {
+        let wire::OwnCgroup { path, cpu_user, cpu_system, memory_peak, pids_peak, unknown, left } =
+            own.clone();
+        let [cpu_user, cpu_system] =
+            [cpu_user, cpu_system].map(|time| time.map(Duration::from_nanos));
+        Self { path, cpu_user, cpu_system, memory_peak, pids_peak, unknown, left }
+    }
 }
 
 impl From<Pids> for wire::Pids {

@@ -70,7 +70,10 @@ fn note(known: &mut Settlement, input: &Input<'_>, lineage: &Lineage) {
             CleanupNews::Receipt(ref receipt) => receipt.at,
         },
         Input::Event(
-            Event::Bystander { .. } | Event::InCgroup { .. } | Event::AnnouncementsRefused(_),
+            Event::Bystander { .. }
+            | Event::InCgroup { .. }
+            | Event::OwnCgroup(_)
+            | Event::AnnouncementsRefused(_),
         )
         | Input::EndGrace
         | Input::LastLook => Nanos(0),

@@ -1,7 +1,10 @@
 //! The format against itself: what was written is read again, whatever is cut, changed or made
 //! up on purpose is refused or ends early, and nothing makes the reader or the core panic.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use tracer_common::WaitCounts;
@@ -9,8 +12,8 @@ use tracer_common::WaitCounts;
 use super::*;
 use crate::lineage::{
     ActionResult, Announcement, Background, Blocked, BlockedThread, CallStatus, CleanupNews,
-    DEFAULT_FAIL_ON, FindingKind, Home, Observation, ObservedParent, Outcome, Pids, Policy,
-    PortFreed, ProcessId, Receipt, RecoveredProcess, Remedy, Resources, Said, SignalGiven,
+    DEFAULT_FAIL_ON, FindingKind, Home, Observation, ObservedParent, Outcome, OwnCgroup, Pids,
+    Policy, PortFreed, ProcessId, Receipt, RecoveredProcess, Remedy, Resources, Said, SignalGiven,
     SignalTarget, Stream, Verdict,
 };
 use crate::report;
@@ -115,11 +118,24 @@ fn receipt(at: Nanos) -> Receipt {
             given(SignalTarget::Process, None),
             given(SignalTarget::Parent(4), None),
             given(SignalTarget::Group(5), Some("why")),
+            given(SignalTarget::Cgroup, None),
         ],
         result: ActionResult::Ended,
         reason: Some("why".to_owned()),
         at,
         ports: vec![PortFreed { address: "127.0.0.1:80".to_owned(), free_at: Some(at) }],
+    }
+}
+
+fn own_cgroup() -> OwnCgroup {
+    OwnCgroup {
+        path: b"/ci/tracer-1\xff".to_vec(),
+        cpu_user: Some(Duration::from_micros(1_500_000)),
+        cpu_system: Some(Duration::ZERO),
+        memory_peak: Some(u64::MAX),
+        pids_peak: Some(1),
+        unknown: vec!["memory: \u{1b}".to_owned(), String::new()],
+        left: Some("sleep[7] lives in it".to_owned()),
     }
 }
 
@@ -225,6 +241,8 @@ fn one_of_each() -> Vec<Input<'static>> {
         Event::Announced(Box::new(announcement())),
         Event::AnnouncementsRefused(3),
         Event::InCgroup { process: CHILD, is_born: true, path: b"/ci"[..].into() },
+        Event::OwnCgroup(Box::default()),
+        Event::OwnCgroup(Box::new(own_cgroup())),
         Event::CleanedUp(Box::new(CleanupNews::Doomed(CHILD))),
         Event::CleanedUp(Box::new(CleanupNews::Unkillable { process: CHILD, since: at })),
         Event::CleanedUp(Box::new(CleanupNews::Receipt(receipt(at)))),
@@ -277,11 +295,11 @@ fn what_was_written_is_read_again() {
 
 #[test]
 fn absurdly_long_times_are_kept_as_the_longest() {
-    let grace = std::time::Duration::MAX;
+    let grace = Duration::MAX;
     let opening = Opening { config: Config { grace, ..Config::default() }, ..opening() };
     let bytes = Writer::new(Vec::new(), &opening).unwrap().into_inner();
     let read = Reader::new(&bytes[..]).unwrap().opening().config.grace;
-    assert_eq!(read, std::time::Duration::from_nanos(u64::MAX));
+    assert_eq!(read, Duration::from_nanos(u64::MAX));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use prost::{Message, Oneof};
 pub(super) struct Record {
     #[prost(
         oneof = "Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
     )]
     pub(super) kind: Option<Kind>,
 }
@@ -64,6 +64,8 @@ pub(super) enum Kind {
     InCgroup(InCgroup),
     #[prost(message, tag = "21")]
     CleanedUp(CleanedUp),
+    #[prost(message, tag = "22")]
+    OwnCgroup(OwnCgroup),
 }
 
 /// The first record.
@@ -196,6 +198,26 @@ pub(super) struct Announced {
 pub(super) struct CleanedUp {
     #[prost(bytes = "vec", tag = "1")]
     pub(super) json: Vec<u8>,
+}
+
+/// The cgroup of the run.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct OwnCgroup {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) path: Vec<u8>,
+    /// These two in ns.
+    #[prost(uint64, optional, tag = "2")]
+    pub(super) cpu_user: Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub(super) cpu_system: Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub(super) memory_peak: Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub(super) pids_peak: Option<u64>,
+    #[prost(string, repeated, tag = "6")]
+    pub(super) unknown: Vec<String>,
+    #[prost(string, optional, tag = "7")]
+    pub(super) left: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -106,6 +106,7 @@ impl Writer {
             SignalTarget::Process => ("process", None),
             SignalTarget::Parent(pid) => ("parent", Some(*pid)),
             SignalTarget::Group(pid) => ("group", Some(*pid)),
+            SignalTarget::Cgroup => ("cgroup", None),
         };
         let (signal, at) = (signals::name(*signal), self.time(*at));
         SignalEntry { signal, at, to, pid, error: refused.as_deref() }
@@ -187,6 +188,7 @@ fn given(given: &SignalGiven) -> String {
         SignalTarget::Process => String::new(),
         SignalTarget::Parent(pid) => format!(" to its parent {pid}"),
         SignalTarget::Group(pid) => format!(" to its process group {pid}"),
+        SignalTarget::Cgroup => " to the run's cgroup".to_owned(),
     };
     let refused = if given.refused.is_some() { " (refused)" } else { "" };
     format!("{name}{to}{refused}")

@@ -11,8 +11,8 @@ use super::calendar;
 use crate::escape::{json_text, lossless};
 use crate::lineage::model::{
     Adopter, Agent, Ancestor, Attribution, Blocked, Cause, Confidence, DirectChild, Exit,
-    ExitStatus, Finding, FindingKind, FindingState, Invocation, Kept, Nanos, Outcome, Parent,
-    Process, Resources, Sender, Source, Stats, Stream, ToolCall, Verdict, Waits,
+    ExitStatus, Finding, FindingKind, FindingState, Invocation, Kept, Nanos, Outcome, OwnCgroup,
+    Parent, Process, Resources, Sender, Source, Stats, Stream, ToolCall, Verdict, Waits,
 };
 use crate::signals;
 
@@ -102,6 +102,18 @@ struct InvocationEntry<'a> {
     started_at: Option<String>,
     ended_at: Option<String>,
     exit: Option<ExitEntry>,
+    cgroup: Option<CgroupEntry<'a>>,
+}
+
+#[derive(Serialize)]
+struct CgroupEntry<'a> {
+    path: String,
+    cpu_user_seconds: Option<f64>,
+    cpu_system_seconds: Option<f64>,
+    memory_peak_bytes: Option<u64>,
+    pids_peak: Option<u64>,
+    unknown: &'a [String],
+    left: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -310,7 +322,7 @@ impl Writer {
     }
 
     fn invocation<'a>(&self, invocation: &'a Invocation) -> InvocationEntry<'a> {
-        let Invocation { id, parent, agent, command, root, started_at, exit } = invocation;
+        let Invocation { id, parent, agent, command, root, started_at, exit, cgroup } = invocation;
         let agent = agent.as_ref();
         InvocationEntry {
             id: id.clone(),
@@ -323,6 +335,7 @@ impl Writer {
             started_at: self.time(*started_at),
             ended_at: exit.as_ref().and_then(|exit| self.time(exit.at)),
             exit: exit.as_ref().map(ExitEntry::from),
+            cgroup: cgroup.as_ref().map(CgroupEntry::from),
         }
     }
 
@@ -411,6 +424,21 @@ impl Writer {
     fn kept<'a>(&self, kept: &'a Kept) -> KeptEntry<'a> {
         let Kept { kind, process, rule } = kept;
         KeptEntry { kind: *kind, process: self.process(process), rule }
+    }
+}
+
+impl<'a> From<&'a OwnCgroup> for CgroupEntry<'a> {
+    fn from(own: &'a OwnCgroup) -> Self {
+        let OwnCgroup { path, cpu_user, cpu_system, memory_peak, pids_peak, unknown, left } = own;
+        Self {
+            path: lossless(path),
+            cpu_user_seconds: cpu_user.map(|time| time.as_secs_f64()),
+            cpu_system_seconds: cpu_system.map(|time| time.as_secs_f64()),
+            memory_peak_bytes: *memory_peak,
+            pids_peak: *pids_peak,
+            unknown,
+            left: left.as_deref(),
+        }
     }
 }
 
@@ -551,6 +579,16 @@ mod tests {
         let line = render_line(&outcome);
         assert_eq!(line.matches('\n').count(), 1);
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), parsed(&outcome));
+    }
+
+    #[test]
+    fn cgroup_of_the_run_is_told() {
+        let report: Value = serde_json::from_str(&render(&sample::in_cgroup())).unwrap();
+        let wanted = serde_json::json!({
+            "path": "/ci/tracer-1-2-3", "cpu_user_seconds": 1.25, "cpu_system_seconds": 0.45,
+            "memory_peak_bytes": 45 << 20, "pids_peak": 7, "unknown": [], "left": null,
+        });
+        assert_eq!(report["invocation"]["cgroup"], wanted);
     }
 
     #[test]

@@ -115,11 +115,14 @@ fn figures(outcome: &Outcome) -> String {
         announcements: _,
         announcements_dropped: _,
     } = outcome.stats;
+    let cgroup = outcome.invocation.cgroup.as_ref().map(prose::cgroup);
+    let cgroup = cgroup.map(|told| format!("\nCgroup {}\n", text(&told)));
     format!(
-        "{}; at most {peak_live} at once; {}, {dropped} lost; {} unseen\n",
+        "{}; at most {peak_live} at once; {}, {dropped} lost; {} unseen\n{}",
         prose::figures(outcome),
         count(events, "event"),
         count(unseen, "process"),
+        cgroup.unwrap_or_default(),
     )
 }
 
@@ -170,6 +173,14 @@ mod tests {
     #[test]
     fn clean_is_short() {
         insta::assert_snapshot!(render(&sample::clean()));
+    }
+
+    #[test]
+    fn cgroup_of_the_run_is_told_after_the_figures() {
+        let text = render(&sample::in_cgroup());
+        let end = "0 lost; 0 processes unseen\n\nCgroup /ci/tracer-1-2-3: used 1.7 s of CPU time (1.2 s \
+                   user, 450 ms system), at most 45.0 MiB of memory and at most 7 tasks\n";
+        assert!(text.ends_with(end), "{text}");
     }
 
     #[test]

@@ -8,11 +8,11 @@ use std::time::Duration;
 use super::action;
 use super::digest::{Digest, Group, blamed};
 use super::held;
-use super::words::{capital, count, duration, enumerate, list};
+use super::words::{capital, count, duration, enumerate, list, size};
 use crate::escape::{command_line_short, label, terminal_short};
 use crate::lineage::model::{
     Agent, Blocked, CauseCode, Confidence, Exit, ExitStatus, Finding, FindingKind, FindingState,
-    Kept, Outcome, Process, Verdict,
+    Kept, Outcome, OwnCgroup, Process, Verdict,
 };
 
 /// Longest command line in a sentence, in characters.
@@ -321,6 +321,29 @@ pub(super) fn figures(outcome: &Outcome) -> String {
     let watched = count(outcome.stats.processes, "process");
     let spent = duration(outcome.judged_at.since(outcome.invocation.started_at));
     format!("{watched} watched, {spent}")
+}
+
+/// What was used in the run's cgroup, and what is not known of that or came of it.
+pub(super) fn cgroup(own: &OwnCgroup) -> String {
+    let OwnCgroup { path, cpu_user, cpu_system, memory_peak, pids_peak, unknown, left } = own;
+    let mut used = Vec::new();
+    if let (Some(user), Some(system)) = (cpu_user, cpu_system) {
+        let all = user.saturating_add(*system);
+        let (all, user, system) = (duration(all), duration(*user), duration(*system));
+        used.push(format!("{all} of CPU time ({user} user, {system} system)"));
+    }
+    used.extend(memory_peak.map(|bytes| format!("at most {} of memory", size(bytes))));
+    used.extend(pids_peak.map(|tasks| format!("at most {}", count(tasks, "task"))));
+    let mut told = Vec::new();
+    if !used.is_empty() {
+        told.push(format!("used {}", enumerate(&used)));
+    }
+    if !unknown.is_empty() {
+        told.push(format!("not known: {}", enumerate(unknown)));
+    }
+    told.extend(left.as_ref().map(|why| format!("not removed: {why}")));
+    let told = terminal_short(told.join("; ").as_bytes(), SENTENCE);
+    format!("{}: {told}", phrase(path))
 }
 
 /// How long a finding stood: a survivor from the end of the command on.

@@ -1,11 +1,14 @@
 //! Outcomes built by hand for the tests of all sinks.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use crate::lineage::model::{
     Adopter, Agent, Ancestor, Attribution, Blocked, Cause, CauseCode, Confidence, DirectChild,
-    Exit, ExitStatus, Finding, FindingKind, FindingState, Invocation, Kept, Nanos, Outcome, Parent,
-    Pids, Process, ProcessId, Resources, Sender, Source, Stats, Stream, ToolCall, Verdict, Waits,
+    Exit, ExitStatus, Finding, FindingKind, FindingState, Invocation, Kept, Nanos, Outcome,
+    OwnCgroup, Parent, Pids, Process, ProcessId, Resources, Sender, Source, Stats, Stream,
+    ToolCall, Verdict, Waits,
 };
 
 /// Start of every sample run, boot time.
@@ -97,6 +100,7 @@ pub(super) fn clean() -> Outcome {
             root: process(4200, &["python3", "leaky_agent.py"]),
             started_at: Nanos(START),
             exit: Some(exited(0)),
+            cgroup: None,
         },
         findings: Vec::new(),
         kept: Vec::new(),
@@ -108,6 +112,20 @@ pub(super) fn clean() -> Outcome {
         judged_at: Nanos(JUDGED),
         epoch_offset: BOOT,
     }
+}
+
+/// The same in a cgroup of its own.
+pub(super) fn in_cgroup() -> Outcome {
+    let mut outcome = clean();
+    outcome.invocation.cgroup = Some(OwnCgroup {
+        path: b"/ci/tracer-1-2-3".to_vec(),
+        cpu_user: Some(Duration::from_micros(1_250_000)),
+        cpu_system: Some(Duration::from_millis(450)),
+        memory_peak: Some(45 << 20),
+        pids_peak: Some(7),
+        ..OwnCgroup::default()
+    });
+    outcome
 }
 
 fn leaked(findings: Vec<Finding>) -> Outcome {

@@ -36,6 +36,9 @@ pub fn render(outcome: &Outcome, colour: bool) -> String {
     if let Some(cleanup) = &outcome.cleanup {
         text.line(BOLD, "cleaned up: ", &action::summary(cleanup));
     }
+    if let Some(own) = &outcome.invocation.cgroup {
+        text.line(BOLD, "cgroup ", &prose::cgroup(own));
+    }
     for note in &outcome.notes {
         text.line(UNSURE, "note: ", &prose::sentence(note));
     }
@@ -127,7 +130,7 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample;
+    use crate::{lineage::model::OwnCgroup, report::sample};
 
     #[test]
     fn clean_is_one_line() {
@@ -162,6 +165,30 @@ mod tests {
     #[test]
     fn notes_kept_and_other_pids_are_told() {
         insta::assert_snapshot!(render(&sample::odd(), false));
+    }
+
+    #[test]
+    fn cgroup_of_the_run_is_a_line() {
+        let lines = |outcome| render(&outcome, false);
+        assert_eq!(
+            lines(sample::in_cgroup()),
+            "cgroup /ci/tracer-1-2-3: used 1.7 s of CPU time (1.2 s user, 450 ms system), at \
+             most 45.0 MiB of memory and at most 7 tasks\n\
+             tracer: clean (14 processes watched, 3.3 s)\n"
+        );
+        let known_little = OwnCgroup {
+            path: b"/\x1b]0;evil\x07".to_vec(),
+            unknown: vec!["memory (it is v1's)".to_owned()],
+            left: Some("sleep[7] lives in it".to_owned()),
+            ..OwnCgroup::default()
+        };
+        let mut outcome = sample::clean();
+        outcome.invocation.cgroup = Some(known_little);
+        assert_eq!(
+            lines(outcome),
+            "cgroup /\\x1b]0;evil\\x07: not known: memory (it is v1's); not removed: sleep[7] lives in it\n\
+             tracer: clean (14 processes watched, 3.3 s)\n"
+        );
     }
 
     #[test]
