@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    claim::Claim,
     groups::{DoomedGroup, Place},
     hand::Sent,
     job::{Job, World},
@@ -75,6 +76,9 @@ pub enum Act {
     CheckPorts(ProcessId),
     /// Let the core take in everything that the kernel has told by now, and call [`Cleaner::step`].
     CatchUp,
+    /// Look whether everybody in the run's own cgroup is to end, and if so kill it as a whole, and
+    /// answer with [`Cleaner::cgroup_killed`] in any case.
+    KillCgroup(Claim),
     /// SIGKILL did not end it.
     Unkillable {
         /// Who.
@@ -96,13 +100,27 @@ pub struct Cleaner<'a> {
     /// When processes were ended, of the last minute.
     ended: VecDeque<Nanos>,
     acts: VecDeque<Act>,
+    /// The run has a cgroup of its own.
+    owns_cgroup: bool,
 }
 
 impl<'a> Cleaner<'a> {
     /// One that has nothing to do yet.
     #[must_use]
     pub fn new(settings: Settings<'a>) -> Self {
-        Self { settings, jobs: Vec::new(), seen: 0, ended: VecDeque::new(), acts: VecDeque::new() }
+        Self {
+            settings,
+            jobs: Vec::new(),
+            seen: 0,
+            ended: VecDeque::new(),
+            acts: VecDeque::new(),
+            owns_cgroup: false,
+        }
+    }
+
+    /// The run has a cgroup of its own, which may be killed as a whole: [`Act::KillCgroup`].
+    pub fn owns_cgroup(&mut self) {
+        self.owns_cgroup = true;
     }
 
     /// Whether nothing is left to be done about what was found so far.
@@ -143,6 +161,7 @@ impl<'a> Cleaner<'a> {
             // What one job has in hand is none of another's.
             taken: &mut HashSet::new(),
             acts: &mut self.acts,
+            owns_cgroup: self.owns_cgroup,
         };
         self.jobs.iter_mut().for_each(|job| act(job, &mut world));
     }
@@ -178,6 +197,31 @@ impl<'a> Cleaner<'a> {
         for job in &mut self.jobs {
             job.sent_to_group(group, at, sent, &mut self.acts);
         }
+    }
+
+    /// What came of [`Act::KillCgroup`]: these were in the cgroup and are killed; nobody: it was not
+    /// killed as a whole.
+    pub fn cgroup_killed(&mut self, who: &[ProcessId], at: Nanos) {
+        let asker = self.jobs.iter_mut().find(|job| job.awaits_cgroup());
+        let new = asker.map(|job| job.cgroup_killed(who, at)).unwrap_or_default();
+        self.ended.extend(new.iter().map(|_| at));
+        // What is dead needs no signal of its own.
+        let who: HashSet<_> = who.iter().copied().collect();
+        self.acts.retain_mut(|act| match act {
+            Act::Signal { process, .. } => !who.contains(process),
+            Act::Place(members) => {
+                members.retain(|(id, _)| !who.contains(id));
+                !members.is_empty()
+            }
+            _ => true,
+        });
+        self.acts.extend(new.into_iter().map(Act::Doom));
+    }
+
+    /// Why a process is kept, if it is.
+    #[must_use]
+    pub fn keeps(&self, id: ProcessId, now: Nanos, lineage: &Lineage) -> Option<String> {
+        lineage.kept(id, now, self.settings.allow)
     }
 
     /// Nobody listens there any more.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    claim::Claim,
     cleaner::Act,
     groups::{self, DoomedGroup, Place},
     hand::Sent,
@@ -41,6 +42,8 @@ pub(super) struct World<'w> {
     /// Who is in the hands of a job before this one.
     pub(super) taken: &'w mut HashSet<ProcessId>,
     pub(super) acts: &'w mut VecDeque<Act>,
+    /// The run has a cgroup of its own.
+    pub(super) owns_cgroup: bool,
 }
 
 impl World<'_> {
@@ -63,6 +66,15 @@ enum Phase {
     /// Who was to end has ended: is it reaped, are its ports free?
     Ending,
     Done,
+}
+
+/// Whether the run's own cgroup is killed as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whole {
+    /// Nobody has looked whether it may be.
+    Untried,
+    Asked,
+    Answered,
 }
 
 #[derive(Debug)]
@@ -92,6 +104,7 @@ pub(super) struct Job {
     is_caught_up: bool,
     /// Those who were dead when killing began, of whom the kernel side is yet to be told.
     dead: Vec<ProcessId>,
+    whole: Whole,
 }
 
 /// One process that is to end, or a zombie that is to be reaped.
@@ -162,6 +175,7 @@ impl Job {
             is_alone: found.kind == FindingKind::Zombie,
             is_caught_up: false,
             dead: Vec::new(),
+            whole: Whole::Untried,
         };
         job.add(found);
         job
@@ -459,6 +473,7 @@ impl Job {
 
     fn watch_killing(&mut self, world: &mut World<'_>) {
         let members = self.members(world);
+        let first = world.acts.len();
         let is_awaited = self.tell(&members, SIGKILL, world);
         let dead = std::mem::take(&mut self.dead).into_iter();
         world.acts.extend(dead.map(|id| Act::Decide(id, Lot::Doomed)));
@@ -467,6 +482,7 @@ impl Job {
             return;
         }
         self.is_caught_up = false;
+        self.claim_cgroup(first, world);
         let timeout = self.treatment.kill_timeout;
         for (process, since) in self.overdue(&members, SIGKILL, timeout, world.now) {
             if let Some(target) = self.targets.get_mut(&place(process)) {
@@ -480,6 +496,53 @@ impl Job {
             self.settle_living(&members, ActionResult::Escaped, world);
             self.enter(Phase::Ending, world);
         }
+    }
+
+    /// Asks once for the whole cgroup, after everything that makes ready for a death and before the
+    /// signals, which then are for those who are not in it. `first`: the first act of this round.
+    fn claim_cgroup(&mut self, first: usize, world: &mut World<'_>) {
+        // Whoever outlives the run, COMMAND has ended.
+        let may_ask = world.owns_cgroup && self.kind == FindingKind::Survivor;
+        if !may_ask || self.whole != Whole::Untried {
+            return;
+        }
+        self.whole = Whole::Asked;
+        let is_doomed = |target: &&Target| target.result.is_none();
+        let (doomed, others): (Vec<_>, Vec<_>) = self.targets.values().partition(is_doomed);
+        let tops = self.tops.iter().filter(|top| !self.targets.contains_key(&place(**top)));
+        let elsewhere = world.taken.iter().filter(|id| !self.targets.contains_key(&place(**id)));
+        let claim = Claim {
+            doomed: doomed.iter().map(|target| target.id).chain(tops.copied()).collect(),
+            spared: others.iter().map(|target| target.id).chain(elsewhere.copied()).collect(),
+            room: world.most.saturating_sub(world.ended.len()),
+        };
+        let acts = world.acts.split_off(first);
+        let (signals, ready): (Vec<_>, Vec<_>) =
+            acts.into_iter().partition(|act| matches!(act, Act::Signal { .. } | Act::Place(_)));
+        world.acts.extend(ready);
+        world.acts.push_back(Act::KillCgroup(claim));
+        world.acts.extend(signals);
+    }
+
+    /// Whether an answer of [`Job::cgroup_killed`] is for this job.
+    pub(super) fn awaits_cgroup(&self) -> bool {
+        self.whole == Whole::Asked
+    }
+
+    /// These were in the cgroup, and are killed. Gives those who were not known before.
+    pub(super) fn cgroup_killed(&mut self, who: &[ProcessId], at: Nanos) -> Vec<ProcessId> {
+        self.whole = Whole::Answered;
+        let mut new = Vec::new();
+        for &id in who {
+            let target = self.targets.entry(place(id)).or_insert_with(|| {
+                new.push(id);
+                Target::new(id)
+            });
+            let to = SignalTarget::Cgroup;
+            target.asked = Some((SIGKILL, at));
+            target.signals.push(SignalGiven { at, signal: SIGKILL, to, refused: None });
+        }
+        new
     }
 
     /// Those of the members that were sent this signal so long ago, and when.

@@ -1,8 +1,10 @@
 //! Cleaning up: what leaks is ended, and only that.
 //!
 //! [`Cleaner`] decides, without input or output of its own, in the manner of the core; [`Hand`] does
-//! what it says.
+//! what it says, and [`RunCgroup`] where the run has a cgroup of its own.
 
+mod cgroup;
+mod claim;
 mod cleaner;
 mod groups;
 mod hand;
@@ -11,6 +13,8 @@ mod ports;
 #[cfg(test)]
 mod tests;
 
+pub use cgroup::{CgroupError, Entrance, RunCgroup};
+pub use claim::{Claim, Objection};
 pub use cleaner::{Act, Cleaner, Settings};
 pub use groups::{DoomedGroup, Place};
 pub use hand::{Hand, Identity, Sent};

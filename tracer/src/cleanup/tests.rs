@@ -12,7 +12,7 @@ use tracer_common::WaitCounts;
 use super::*;
 use crate::lineage::{
     ActionResult, Config, Event, FindingKind, Lineage, Lot, Nanos, Observation, Outcome, Output,
-    Pids, Policy, Process, ProcessId, Rules,
+    Pids, Policy, Process, ProcessId, RecoveredProcess, Rules, SignalTarget,
 };
 
 const ROOT: u32 = 100;
@@ -58,6 +58,10 @@ struct Kernel {
     is_old: bool,
     /// These wait for nobody.
     never_reaps: BTreeSet<u32>,
+    /// Who is in the run's own cgroup, if it has one; so is what they fork.
+    cgroup: Option<BTreeSet<u32>>,
+    /// How often that was killed.
+    cgroup_kills: usize,
 }
 
 impl Kernel {
@@ -75,9 +79,68 @@ impl Kernel {
             foreign: BTreeSet::new(),
             is_old: false,
             never_reaps: BTreeSet::new(),
+            cgroup: None,
+            cgroup_kills: 0,
         };
         kernel.fork(TRACER, Manner::Dies);
         kernel
+    }
+
+    /// The same, with the root in a cgroup of its own.
+    fn with_cgroup(rules: &Rc<Rules>) -> Self {
+        Self { cgroup: Some([ROOT].into()), ..Self::new(rules) }
+    }
+
+    /// Somebody whom nobody here knows is in the cgroup.
+    fn joins_from_outside(&mut self) -> u32 {
+        const STRANGER: u32 = 7;
+        let (forker, pgid, sid) = (1, 1, 1);
+        let stranger =
+            Simulated { forker, manner: Manner::Dies, respawns: false, lives: true, pgid, sid };
+        self.processes.insert(STRANGER, stranger);
+        self.cgroup.as_mut().expect("there is one").insert(STRANGER);
+        STRANGER
+    }
+
+    /// Somebody moves it to another cgroup.
+    fn leaves_cgroup(&mut self, pid: u32) {
+        self.cgroup.as_mut().expect("there is one").remove(&pid);
+    }
+
+    fn kill_cgroup(&mut self, claim: &Claim, cleaner: &mut Cleaner<'_>) {
+        let all = self.cgroup.clone().expect("asked only where there is one");
+        let lives = |pid: &u32| self.processes.get(pid).is_some_and(|process| process.lives);
+        let pids: Vec<_> = all.into_iter().filter(lives).collect();
+        let strangers = |(pid, _): &(&u32, &Simulated)| **pid >= ROOT;
+        let known =
+            self.processes.iter().filter(strangers).map(|(&pid, process)| RecoveredProcess {
+                id: Self::id(pid),
+                forker: Self::id(process.forker),
+                parent: Self::id(process.forker),
+                pids: Pids { host: pid, local: Some(pid), namespace: pid, level: 0 },
+                cgroup: None,
+                root: pid == ROOT,
+                exec_at: None,
+                exit: (!process.lives).then_some((Nanos(0), 0)),
+                reaped: false,
+                unreaped: false,
+                oom: false,
+                signal: None,
+                waits: None,
+            });
+        let known: Vec<_> = known.collect();
+        let keeps = |id| cleaner.keeps(id, self.at(), &self.lineage);
+        let who = claim.covers(&pids, &known, keeps).unwrap_or_default();
+        if !who.is_empty() {
+            self.cgroup_kills += 1;
+        }
+        for one in &who {
+            if self.processes.get(&one.id.pid).is_some_and(|one| one.manner != Manner::Stuck) {
+                self.dies(one.id.pid, 9);
+            }
+        }
+        let who: Vec<_> = who.into_iter().map(|one| one.id).collect();
+        cleaner.cgroup_killed(&who, self.at());
     }
 
     fn id(pid: u32) -> ProcessId {
@@ -96,6 +159,9 @@ impl Kernel {
         let (pgid, sid) = inherited.unwrap_or((TRACER, TRACER));
         let new = Simulated { forker, manner, respawns: false, lives: true, pgid, sid };
         self.processes.insert(pid, new);
+        if let Some(cgroup) = self.cgroup.as_mut().filter(|cgroup| cgroup.contains(&forker)) {
+            cgroup.insert(pid);
+        }
         self.lineage.handle(Event::Fork {
             at: self.at(),
             child: Self::id(pid),
@@ -275,6 +341,9 @@ impl Kernel {
     /// Lets time go on until nothing is left to be done.
     fn clean_up(&mut self, settings: Settings<'_>) -> Outcome {
         let mut cleaner = Cleaner::new(settings);
+        if self.cgroup.is_some() {
+            cleaner.owns_cgroup();
+        }
         for _ in 0..10_000 {
             self.passes(&mut cleaner, 10);
             self.answer();
@@ -311,6 +380,7 @@ impl Kernel {
                 let sent = self.kill_group(group.leader.pid);
                 return cleaner.sent_to_group(&group, self.at(), &sent);
             }
+            Act::KillCgroup(claim) => return self.kill_cgroup(&claim, cleaner),
             Act::HoldPorts { .. } | Act::CheckPorts(_) => return,
             Act::CatchUp => return cleaner.step(self.at(), &self.lineage),
             Act::Doom(process) => crate::lineage::CleanupNews::Doomed(process),
@@ -343,6 +413,13 @@ fn nobody(_: &Process) -> Option<String> {
 
 fn settings(rules: &Rules) -> Settings<'_> {
     Settings { rules, allow: &nobody, dry_run: false }
+}
+
+/// Whom every signal was sent to that a process was ended with.
+fn signals_of(outcome: &Outcome, pid: u32) -> Vec<(u8, SignalTarget)> {
+    let finding = outcome.findings.iter().find(|finding| finding.process.id.pid == pid);
+    let action = finding.expect("a finding").action.as_ref().expect("an action");
+    action.receipt.signals.iter().map(|given| (given.signal, given.to)).collect()
 }
 
 fn result_of(outcome: &Outcome, pid: u32) -> ActionResult {
@@ -639,12 +716,164 @@ fn parent_of_a_zombie_is_killed_only_where_a_rule_says_so_and_never_command() {
     assert_eq!(kernel.alive(), [ROOT]);
 }
 
+#[test]
+fn cgroup_is_killed_once_and_nobody_in_it_is_sent_sigkill() {
+    let rules = rules("[cleanup]\nterm_timeout = '1s'");
+    let mut kernel = Kernel::with_cgroup(&rules);
+    let parent = kernel.fork(ROOT, Manner::Ignores);
+    let child = kernel.fork(parent, Manner::Ignores);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!((kernel.cgroup_kills, kernel.alive()), (1, vec![]));
+    assert_eq!(kernel.signals, [(parent, 15), (child, 15)]);
+    for pid in [parent, child] {
+        assert_eq!(
+            signals_of(&outcome, pid),
+            [(15, SignalTarget::Process), (9, SignalTarget::Cgroup)]
+        );
+        assert_eq!(result_of(&outcome, pid), ActionResult::Ended);
+    }
+}
+
+#[test]
+fn who_has_left_the_cgroup_is_signalled_by_itself() {
+    let rules = rules("[cleanup]\nterm_timeout = '0s'");
+    let mut kernel = Kernel::with_cgroup(&rules);
+    let inside = kernel.fork(ROOT, Manner::Dies);
+    let outside = kernel.fork(ROOT, Manner::Dies);
+    kernel.leaves_cgroup(outside);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!((kernel.cgroup_kills, kernel.alive()), (1, vec![]));
+    assert_eq!(kernel.signals, [(outside, 9)]);
+    assert_eq!(signals_of(&outcome, inside), [(9, SignalTarget::Cgroup)]);
+    assert_eq!(signals_of(&outcome, outside), [(9, SignalTarget::Process)]);
+}
+
+#[test]
+fn cgroup_with_somebody_kept_in_it_is_not_killed() {
+    let rules = rules("[cleanup]\nterm_timeout = '0s'\n[[keep]]\nexecutables = ['devserver']");
+    let mut kernel = Kernel::with_cgroup(&rules);
+    let server = kernel.fork(ROOT, Manner::Dies);
+    kernel.executes(server, "devserver");
+    let worker = kernel.fork(server, Manner::Dies);
+    let other = kernel.fork(ROOT, Manner::Dies);
+    kernel.root_ends();
+    let _ = kernel.clean_up(settings(&rules));
+    assert_eq!((kernel.cgroup_kills, kernel.alive()), (0, vec![server, worker]));
+    assert_eq!(kernel.signals, [(other, 9)]);
+}
+
+#[test]
+fn cgroup_with_somebody_from_outside_in_it_is_not_killed() {
+    let rules = rules("[cleanup]\nterm_timeout = '0s'");
+    let mut kernel = Kernel::with_cgroup(&rules);
+    let left = kernel.fork(ROOT, Manner::Dies);
+    kernel.root_ends();
+    let stranger = kernel.joins_from_outside();
+    let _ = kernel.clean_up(settings(&rules));
+    assert_eq!((kernel.cgroup_kills, kernel.alive()), (0, vec![stranger]));
+    assert_eq!(kernel.signals, [(left, 9)]);
+}
+
+#[test]
+fn cgroup_with_somebody_beyond_the_limit_of_a_minute_in_it_is_not_killed() {
+    let rules = rules("[cleanup]\nmax_kills_per_minute = 2\nterm_timeout = '0s'");
+    let mut kernel = Kernel::with_cgroup(&rules);
+    let all: Vec<_> = (0..3).map(|_| kernel.fork(ROOT, Manner::Dies)).collect();
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!((kernel.cgroup_kills, kernel.alive()), (0, all[2..].to_vec()));
+    assert_eq!(result_of(&outcome, all[2]), ActionResult::Limited);
+}
+
+#[test]
+fn who_does_not_die_with_the_cgroup_is_unkillable() {
+    let rules = rules("[cleanup]\nterm_timeout = '0s'");
+    let mut kernel = Kernel::with_cgroup(&rules);
+    let stuck = kernel.fork(ROOT, Manner::Stuck);
+    let other = kernel.fork(ROOT, Manner::Dies);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(settings(&rules));
+    assert_eq!((kernel.cgroup_kills, kernel.alive()), (1, vec![stuck]));
+    assert_eq!(result_of(&outcome, stuck), ActionResult::Unkillable);
+    assert_eq!(result_of(&outcome, other), ActionResult::Ended);
+}
+
+#[test]
+fn cgroup_is_not_killed_while_command_runs_nor_for_being_asked_to_end() {
+    // An orphan is ended by itself, beside the root that lives.
+    let by_orphan = rules("[cleanup]\norphan = 'kill'\nterm_timeout = '0s'");
+    let mut kernel = Kernel::with_cgroup(&by_orphan);
+    let parent = kernel.fork(ROOT, Manner::Dies);
+    let orphan = kernel.fork(parent, Manner::Dies);
+    kernel.dies(parent, 0);
+    let mut cleaner = Cleaner::new(settings(&by_orphan));
+    cleaner.owns_cgroup();
+    kernel.passes(&mut cleaner, 2_000);
+    assert_eq!((kernel.cgroup_kills, kernel.alive()), (0, vec![ROOT]));
+    assert_eq!(kernel.signals, [(orphan, 9)]);
+
+    let term = rules("[cleanup]\nsurvivor = 'term'");
+    let mut kernel = Kernel::with_cgroup(&term);
+    let left = kernel.fork(ROOT, Manner::Ignores);
+    kernel.root_ends();
+    let _ = kernel.clean_up(settings(&term));
+    assert_eq!((kernel.cgroup_kills, kernel.alive()), (0, vec![left]));
+}
+
+#[test]
+fn dry_run_does_not_kill_the_cgroup() {
+    let rules = rules("[cleanup]\nterm_timeout = '0s'");
+    let mut kernel = Kernel::with_cgroup(&rules);
+    let left = kernel.fork(ROOT, Manner::Dies);
+    kernel.root_ends();
+    let _ = kernel.clean_up(Settings { dry_run: true, ..settings(&rules) });
+    assert_eq!((kernel.cgroup_kills, kernel.alive()), (0, vec![left]));
+}
+
 /// A tree: of each process which of those before it forked it, and how it takes being asked to end.
 fn trees() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
     prop::collection::vec((any::<prop::sample::Index>(), 0..8_u8), 1..40)
 }
 
 proptest! {
+    /// Whoever is in the cgroup: the same end, and it is killed as a whole only where that is nobody's
+    /// harm.
+    #[test]
+    fn cgroup_changes_how_and_not_whom(tree in trees(), strangers in 0..4_u8, at_once: bool) {
+        let term = if at_once { "0s" } else { "1s" };
+        let rules = rules(&format!(
+            "[cleanup]\nterm_timeout = '{term}'\n[[keep]]\nexecutables = ['kept']"
+        ));
+        let mut kernel = Kernel::with_cgroup(&rules);
+        let mut made = vec![ROOT];
+        let mut kept = BTreeSet::new();
+        for (forker, manner) in tree {
+            let forker = *forker.get(&made);
+            let pid = kernel.fork(forker, if manner < 3 { Manner::Ignores } else { Manner::Dies });
+            kernel.executes(pid, if manner == 7 { "kept" } else { "leaks" });
+            if manner == 7 || kept.contains(&forker) {
+                kept.insert(pid);
+            }
+            if manner == 6 {
+                kernel.leaves_cgroup(pid);
+            }
+            made.push(pid);
+        }
+        kernel.root_ends();
+        if strangers == 0 {
+            kept.insert(kernel.joins_from_outside());
+        }
+        let is_in = |pid: &u32| kernel.cgroup.as_ref().is_some_and(|all| all.contains(pid));
+        let must_not = kept.iter().any(is_in);
+        let _ = kernel.clean_up(settings(&rules));
+        let alive: BTreeSet<_> = kernel.alive().into_iter().collect();
+        prop_assert_eq!(&alive, &kept);
+        prop_assert!(kernel.signals.iter().all(|(pid, _)| !kept.contains(pid) && *pid > ROOT));
+        prop_assert!(kernel.cgroup_kills <= usize::from(!must_not));
+    }
+
     /// Whatever the tree: all of it that leaks is dead, what is kept lives with all that it forked,
     /// and nobody else was sent anything.
     #[test]

@@ -69,6 +69,9 @@ pub(super) struct RunArgs {
     /// With `--on-leak kill`: tell what would be done, and touch nothing
     #[arg(long)]
     dry_run: bool,
+    /// Run COMMAND in a cgroup (v2) of its own: killed as a whole, its use of memory and CPU told
+    #[arg(long)]
+    cgroup: bool,
     /// Run COMMAND as this user, with its groups
     #[arg(long, value_name = "NAME", value_parser = User::named)]
     user: Option<User>,
@@ -174,6 +177,8 @@ pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<S
             Redact::None => Redactor::none(),
         },
         rules,
+        cgroup: args.cgroup,
+        complain,
     };
     let (ending, status) = match watch(args, &run, recorder.as_mut(), lives.as_mut())? {
         Ok(Settled { lineage, settlement }) => {

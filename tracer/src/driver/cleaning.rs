@@ -80,6 +80,7 @@ impl Driver<'_> {
                     cleaner.port_freed(process, &address, now);
                 }
             }
+            Act::KillCgroup(claim) => self.kill_cgroup(&claim, cleaner, hand).await?,
             Act::CatchUp => {
                 self.catch_up().await?;
                 self.recover_if_lossy().await?;

@@ -6,13 +6,14 @@ use std::{
     os::unix::process::CommandExt as _,
     path::Path,
     process,
+    sync::Arc,
 };
 
 use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpgrp, kill_process, wait};
 use thiserror::Error;
 
 use super::signals::SignalState;
-use crate::{lineage::ExitStatus, toolcall::SOCKET};
+use crate::{cleanup::Entrance, lineage::ExitStatus, toolcall::SOCKET};
 
 /// Why COMMAND did not run, or could not be handled.
 #[derive(Debug, Error)]
@@ -87,6 +88,11 @@ impl User {
         Ok(Self { name: c_name, uid: entry.pw_uid, gid: entry.pw_gid })
     }
 
+    /// Its user and group.
+    pub(super) fn ids(&self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
     /// Takes on the account's groups, then its ids: in the forked child, before exec.
     fn become_it(&self) -> io::Result<()> {
         let Self { name, uid, gid } = self;
@@ -111,12 +117,13 @@ pub(super) struct Command {
 
 impl Command {
     /// Starts it with the tracer's own standard streams, environment and process group, and with the
-    /// path of the socket that announcements go to in its environment.
+    /// path of the socket that announcements go to in its environment. `entrance`: of its own cgroup.
     pub(super) fn spawn(
         line: &[OsString],
         user: Option<&User>,
         state: SignalState,
         socket: Option<&Path>,
+        entrance: Option<Arc<Entrance>>,
     ) -> Result<Self, CommandError> {
         let Some((program, args)) = line.split_first() else {
             return Err(CommandError::NotFound(OsString::new()));
@@ -130,12 +137,15 @@ impl Command {
         };
         let user = user.cloned();
         let prepare = move || {
+            if let Some(entrance) = &entrance {
+                entrance.enter();
+            }
             if let Some(user) = &user {
                 user.become_it()?;
             }
             state.restore()
         };
-        // SAFETY: see `User::become_it`; restoring signals is async-signal-safe.
+        // SAFETY: see `User::become_it`; entering a cgroup and restoring signals are async-signal-safe.
         unsafe { command.pre_exec(prepare) };
         let child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => CommandError::NotFound(program.clone()),

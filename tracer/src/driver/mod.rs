@@ -8,6 +8,7 @@
 //!        -> detach -> drain the ring -> recover what was dropped -> answer -> judge
 //! ```
 
+mod cgroup;
 mod cleaning;
 mod command;
 mod hearing;
@@ -25,6 +26,7 @@ use tokio::time::{Instant, sleep_until};
 pub use command::{CommandError, User, UserError};
 pub use signals::SignalError;
 
+use cgroup::Enclosure;
 use cleaning::Cleaning;
 use command::Command;
 use hearing::Hearing;
@@ -33,7 +35,7 @@ use recorded::Recorded;
 use signals::{Delivery, Signals};
 
 use crate::{
-    cleanup::Settings,
+    cleanup::{RunCgroup, Settings},
     kernel::{
         cgroups::Cgroups,
         evidence::CommandStreams,
@@ -70,6 +72,10 @@ pub struct RunOptions {
     pub rules: Rc<Rules>,
     /// What is left out of arguments.
     pub redactor: Redactor,
+    /// Whether COMMAND gets a cgroup of its own.
+    pub cgroup: bool,
+    /// Tells people, in a line, of what could not be had and is gone on without.
+    pub complain: fn(&str),
 }
 
 impl RunOptions {
@@ -158,16 +164,27 @@ pub async fn run<'r>(
     let streams = CommandStreams::of_this_process(&procfs);
     let observers = Observers::start(procfs, streams).map_err(RunError::Looker)?;
     let listener = Listener::bind(clock).inspect_err(|error| log::warn!("failed to {error}")).ok();
+    let enclosure = Enclosure::make(options);
     probes.arm(INVOCATION)?;
     let socket = listener.as_ref().map(Listener::path);
     let user = options.user.as_ref();
-    let command = match Command::spawn(&options.command, user, signals.inherited(), socket) {
+    let entrance = enclosure.as_ref().map(Enclosure::entrance);
+    let spawned = Command::spawn(&options.command, user, signals.inherited(), socket, entrance);
+    let command = match spawned {
         Ok(command) => command,
         Err(error) => {
             probes.disarm()?;
             return Err(error.into());
         }
     };
+    let cgroup = enclosure.and_then(|enclosure| enclosure.entered(options));
+    let mut cleaning = cleaning;
+    if let Some(cgroup) = &cgroup {
+        lineage.handle(Event::OwnCgroup(Box::new(cgroup.usage())));
+        if let Some(cleaning) = &mut cleaning {
+            cleaning.cleaner.owns_cgroup();
+        }
+    }
     // After COMMAND, which may be the last that there is room for.
     if let Some(Err(error)) = listener.as_ref().map(Listener::start) {
         log::warn!("failed to {error}");
@@ -184,6 +201,7 @@ pub async fn run<'r>(
         told: HashSet::new(),
         rules: &options.rules,
         cgroups,
+        cgroup,
         cleaning,
         clock,
         command,
@@ -246,6 +264,8 @@ struct Driver<'r> {
     rules: &'r Rules,
     /// Where rules ask for cgroups.
     cgroups: Option<Cgroups>,
+    /// The run's own.
+    cgroup: Option<RunCgroup>,
     cleaning: Option<Cleaning<'r>>,
     clock: BootClock,
     command: Command,
@@ -338,6 +358,7 @@ impl Driver<'_> {
             }
             self.ask();
         }
+        self.leave_cgroup();
         self.lineage.tell_the_rest();
         self.ask();
         let Self { lineage, clock, command, epoch_offset, interrupted, .. } = self;
