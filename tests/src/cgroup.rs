@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::proc;
+use crate::sys::Pid;
 
 /// A cgroup, v1 or v2, made under the root and removed on drop.
 #[derive(Debug)]
@@ -17,6 +18,35 @@ fn name() -> String {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let number = MADE.fetch_add(1, Ordering::Relaxed);
     format!("tracer-test-{}-{number}", std::process::id())
+}
+
+/// Where v2 is mounted; the reason where it is not.
+pub fn unified_mount() -> Result<&'static Path, String> {
+    let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+    let is_unified = |mount: &&Path| mount.join("cgroup.controllers").exists();
+    Ok(mounts.into_iter().find(is_unified).ok_or("no cgroup v2 is mounted")?)
+}
+
+/// The folder of the v2 cgroup that a process is in.
+#[must_use]
+pub fn of(pid: Pid) -> PathBuf {
+    let mount = unified_mount().unwrap_or_else(|error| panic!("{error}"));
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    let text = text.unwrap_or_else(|error| panic!("cgroup of process {pid}: {error}"));
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    mount.join(path.unwrap_or_else(|| panic!("process {pid} is in no cgroup v2: {text}")))
+}
+
+/// Moves a process to another cgroup.
+pub fn enter(pid: Pid, folder: &Path) {
+    let moved = fs::write(folder.join("cgroup.procs"), pid.to_string());
+    moved.unwrap_or_else(|error| panic!("{pid} into {}: {error}", folder.display()));
+}
+
+/// Waits until nobody lives in it any more, and removes it, unless somebody else does.
+pub fn remove(folder: &Path) {
+    let is_gone = || fs::remove_dir(folder).is_ok() || !folder.exists();
+    proc::until("an empty cgroup", || is_gone().then_some(()));
 }
 
 impl Cgroup {
@@ -50,10 +80,7 @@ impl Cgroup {
 
     /// Makes one of v2, without limits.
     pub fn unified() -> Result<Self, String> {
-        let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
-        let is_unified = |mount: &&Path| mount.join("cgroup.controllers").exists();
-        let root = mounts.into_iter().find(is_unified).ok_or("no cgroup v2 is mounted")?;
-        Self::make(root.join(name()))
+        Self::make(unified_mount()?.join(name()))
     }
 
     /// Changes how many threads it may hold; those that it has stay.
@@ -100,8 +127,7 @@ impl Drop for Cgroup {
         // Killed members leave a cgroup a moment after their death. A panic here would hide the
         // test's own.
         if !std::thread::panicking() {
-            let path = &self.path;
-            proc::until("an empty cgroup", || fs::remove_dir(path).ok());
+            remove(&self.path);
         } else {
             let _removed = fs::remove_dir(&self.path);
         }

@@ -54,6 +54,9 @@ pub fn interesting(workload: &str, scripts: &str) -> Vec<(&'static str, Run)> {
             run.options(["--init-zombie-after", "200ms"])
         }),
         ("survivor_daemon", of("double-fork")),
+        ("survivor_killed_with_its_cgroup", {
+            of("double-fork").options(["--cgroup", "--on-leak", "kill"])
+        }),
         ("survivor_of_a_shell", of("leaves-shell-child")),
         ("survivor_of_a_timeout", python("timeout_kills_shell.py", &[])),
         ("survivor_subreaper", of("subreaper-inside")),
