@@ -54,7 +54,7 @@ pub fn interesting(workload: &str, scripts: &str) -> Vec<(&'static str, Run)> {
             run.options(["--init-zombie-after", "200ms"])
         }),
         ("survivor_daemon", of("double-fork")),
-        ("survivor_killed_with_its_cgroup", {
+        ("survivor_in_a_cgroup_of_its_own", {
             of("double-fork").options(["--cgroup", "--on-leak", "kill"])
         }),
         ("survivor_of_a_shell", of("leaves-shell-child")),
