@@ -153,8 +153,7 @@ impl RunCgroup {
         let own = procfs.own()?;
         let mount = own.mount_of_type(b"cgroup2")?.ok_or(CgroupError::NotMounted)?;
         let cgroup = own.unified_cgroup()?.ok_or(CgroupError::NotMounted)?;
-        let directory = directory(&cgroup, &mount.root, &mount.mount_point);
-        let directory = directory.ok_or_else(|| CgroupError::Elsewhere {
+        let directory = mount.place_of_cgroup(&cgroup).ok_or_else(|| CgroupError::Elsewhere {
             cgroup: cgroup.clone(),
             mount_point: mount.mount_point.clone(),
         })?;
@@ -325,14 +324,6 @@ impl Drop for RunCgroup {
             log::error!("left cgroup {}: {why}", show(&self.path));
         }
     }
-}
-
-/// Where the mount shows a cgroup; `None`: it does not.
-fn directory(cgroup: &[u8], mounted: &[u8], mount_point: &[u8]) -> Option<PathBuf> {
-    let path = |bytes| Path::new(OsStr::from_bytes(bytes));
-    let below = path(cgroup).strip_prefix(path(mounted)).ok()?;
-    let is_plain = |part| matches!(part, std::path::Component::Normal(_));
-    below.components().all(is_plain).then(|| path(mount_point).join(below))
 }
 
 /// What the controllers that are not there would tell, and why they are not: one phrase a reason.
@@ -565,5 +556,77 @@ impl<'p> Namer<'p> {
             });
             log::info!("cgroup {} of a tracer that ended: {removed:?}", show(name.as_bytes()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::fake::FakeProc;
+
+    #[test]
+    fn times_are_read_from_cpu_stat() {
+        let text = "usage_usec 12\nuser_usec 1500000\nsystem_usec x\nnice_usec 7\n";
+        assert_eq!(micros(text, "user_usec"), Some(Duration::from_millis(1500)));
+        assert_eq!(micros(text, "usage_usec"), Some(Duration::from_micros(12)));
+        assert_eq!(micros(text, "system_usec"), None);
+        assert_eq!(micros(text, "user"), None);
+        assert_eq!(micros("", "user_usec"), None);
+    }
+
+    #[test]
+    fn leftover_is_of_a_tracer_of_this_namespace_that_has_ended() {
+        let proc = FakeProc::new();
+        let fields = ["0"; 17].join(" ");
+        proc.file("77/stat", format!("77 (tracer) S {fields} 0 4242 0"));
+        let procfs = proc.open();
+        let start = procfs.process(77).unwrap().stat().unwrap().start_ticks;
+        let namer = Namer::of(&procfs, 5);
+        let is_leftover = |name: &str| namer.is_leftover(OsStr::new(name));
+        assert!(!is_leftover(&format!("tracer-5-77-{start}")), "it runs");
+        assert!(is_leftover(&format!("tracer-5-77-{}", start + 1)), "its pid is another's");
+        // More than any pid can be.
+        assert!(is_leftover("tracer-5-4194305-1"), "nobody has its pid");
+        assert!(!is_leftover("tracer-6-4194305-1"), "it may run where it cannot be seen from here");
+        for other in ["tracer-5-4194305", "tracer-5-4194305-1-2", "tracer-5-x-1", "tracer", "own"] {
+            assert!(!is_leftover(other), "{other}");
+        }
+        assert!(!namer.is_leftover(OsStr::from_bytes(b"tracer-5-4194305-\xff")));
+    }
+
+    #[test]
+    fn reasons_that_are_the_same_are_told_once() {
+        let empty = tempfile::TempDir::new().unwrap();
+        let tree = Tree { dir: open_directory(CWD, empty.path()).unwrap() };
+        let same = not_there(&tree, &[Some(Errno::BUSY), Some(Errno::BUSY)]);
+        assert_eq!(same.len(), 1);
+        assert!(same[0].starts_with("memory and tasks (the controller is off"), "{same:?}");
+        let others = not_there(&tree, &[Some(Errno::NOENT), Some(Errno::ACCESS)]);
+        assert_eq!(others.len(), 2);
+        assert!(others[1].starts_with("tasks (") && others[1].contains("denied"), "{others:?}");
+        std::fs::write(empty.path().join("memory.current"), "0\n").unwrap();
+        assert_eq!(not_there(&tree, &[None, Some(Errno::NOENT)]).len(), 1);
+    }
+
+    #[test]
+    fn cgroups_come_after_the_one_that_they_are_in_and_their_processes_once() {
+        let root = tempfile::TempDir::new().unwrap();
+        let at = |name: &str| root.path().join(name);
+        std::fs::create_dir_all(at("a/b")).unwrap();
+        std::fs::create_dir_all(at("c\u{301}")).unwrap();
+        for (file, text) in
+            [("cgroup.procs", "3\n1\n3\n"), ("a/cgroup.procs", ""), ("a/b/cgroup.procs", "0\n2\n")]
+        {
+            std::fs::write(at(file), text).unwrap();
+        }
+        let tree = Tree { dir: open_directory(CWD, root.path()).unwrap() };
+        let cgroups = tree.cgroups().unwrap();
+        assert_eq!(cgroups.len(), 4);
+        for (number, cgroup) in cgroups.iter().enumerate().skip(1) {
+            let above = cgroups.iter().position(|one| Some(one.as_path()) == cgroup.parent());
+            assert!(above.is_some_and(|above| above < number), "{cgroups:?}");
+        }
+        // The last was removed since: it has no such file.
+        assert_eq!(tree.pids().unwrap(), [0, 1, 2, 3]);
     }
 }

@@ -1,5 +1,9 @@
 //! `/proc/PID/mountinfo`: the mounts that a process sees.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
 use super::error::Malformed;
 use super::fields::{Fields, lines, unsigned};
 
@@ -55,6 +59,17 @@ impl Mount {
     #[must_use]
     pub fn describe(&self) -> Vec<u8> {
         [&self.fs_type[..], b" ", &self.source, b" at ", &self.mount_point].concat()
+    }
+
+    /// Where this mount of a cgroup hierarchy shows the cgroup of that path, which `/proc/PID/cgroup`
+    /// has; `None`: it does not.
+    #[must_use]
+    pub fn place_of_cgroup(&self, cgroup: &[u8]) -> Option<PathBuf> {
+        let path = |bytes| Path::new(OsStr::from_bytes(bytes));
+        let below = path(cgroup).strip_prefix(path(&self.root)).ok()?;
+        // Above the root of the reader's cgroup namespace both are told by `..`.
+        let is_plain = |part| matches!(part, Component::Normal(_));
+        below.components().all(is_plain).then(|| path(&self.mount_point).join(below))
     }
 
     /// Whether `path` lies at or below the mount point.

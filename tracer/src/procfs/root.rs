@@ -1,6 +1,5 @@
 //! A mounted procfs: its processes, and the time it counts in.
 
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -12,6 +11,7 @@ use rustix::process::{Pid, test_kill_process};
 
 use super::clock::{BootClock, StartTicks, boottime_offset};
 use super::error::{Error, Result};
+use super::mountinfo::Mount;
 use super::stat::Stat;
 use super::task::{self, TaskDir};
 use crate::lineage::{Home, ProcessId};
@@ -24,7 +24,7 @@ pub struct Procfs {
     start_ticks: StartTicks,
     clock: BootClock,
     /// Where cgroup v2 is mounted, once that was asked for.
-    unified: OnceLock<Option<PathBuf>>,
+    unified: OnceLock<Option<Mount>>,
     /// It is the kernel's own, and its pids are those that `kill` takes here.
     real: bool,
 }
@@ -129,14 +129,10 @@ impl Procfs {
     pub fn home(&self, task: &TaskDir) -> Option<Home> {
         let mounted = self.unified.get_or_init(|| {
             let own = self.own().ok()?;
-            own.mount_of_type(b"cgroup2")
-                .ok()
-                .flatten()
-                .map(|mount| PathBuf::from(std::ffi::OsStr::from_bytes(&mount.mount_point)))
+            own.mount_of_type(b"cgroup2").ok().flatten()
         });
         let path = task.unified_cgroup().ok().flatten()?;
-        let below = path.strip_prefix(b"/").filter(|below| !below.starts_with(b".."))?;
-        let folder = mounted.as_ref()?.join(std::ffi::OsStr::from_bytes(below));
+        let folder = mounted.as_ref()?.place_of_cgroup(&path)?;
         let id = std::fs::metadata(folder).ok()?.ino();
         Some(Home { id, path })
     }

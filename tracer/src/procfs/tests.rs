@@ -293,6 +293,22 @@ fn a_table_is_read_across_chunks_and_only_as_far_as_wanted() {
 }
 
 #[test]
+fn cgroup_is_found_below_its_mount_and_nowhere_else() {
+    let place = |root: &str, cgroup: &str| {
+        let line = format!("1 0 0:1 {root} /sys/fs/cgroup rw - cgroup2 cgroup2 rw");
+        let mount = parse_mountinfo_line(1, line.as_bytes()).unwrap();
+        mount.place_of_cgroup(cgroup.as_bytes()).map(|place| place.to_str().unwrap().to_owned())
+    };
+    let found = |place: &str| Some(place.to_owned());
+    assert_eq!(place("/", "/"), found("/sys/fs/cgroup/"));
+    assert_eq!(place("/", "/a/b"), found("/sys/fs/cgroup/a/b"));
+    assert_eq!(place("/top", "/top/a"), found("/sys/fs/cgroup/a"));
+    for (root, cgroup) in [("/top", "/topmost/a"), ("/top", "/"), ("/..", "/"), ("/", "/../a")] {
+        assert_eq!(place(root, cgroup), None, "{cgroup} below {root}");
+    }
+}
+
+#[test]
 fn the_deepest_and_latest_mount_holds_a_path() {
     let fake = FakeProc::new();
     fake.file(

@@ -2,9 +2,9 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::procfs::{Cgroup, Mount, parse_cgroup};
+use crate::procfs::{Mount, parse_cgroup};
 
 /// A limit that a cgroup puts on the memory of everything below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,9 @@ pub(super) fn limits(mounts: &[Mount], cgroups: &[u8]) -> Vec<MemoryLimit> {
             continue;
         };
         let top = path(&mount.mount_point);
-        for directory in directory(cgroup, mount).ancestors() {
+        // What is not below it is elsewhere: the mount's own limit holds for all that is.
+        let place = mount.place_of_cgroup(cgroup.path).unwrap_or_else(|| top.to_owned());
+        for directory in place.ancestors() {
             if !directory.starts_with(top) {
                 break;
             }
@@ -43,13 +45,6 @@ pub(super) fn limits(mounts: &[Mount], cgroups: &[u8]) -> Vec<MemoryLimit> {
         }
     }
     limits
-}
-
-/// Where the mount shows the cgroup: its path, less the part that is not mounted.
-fn directory(cgroup: &Cgroup<'_>, mount: &Mount) -> PathBuf {
-    let below = path(cgroup.path).strip_prefix(path(&mount.root)).unwrap_or(Path::new(""));
-    let below = below.strip_prefix("/").unwrap_or(below);
-    path(&mount.mount_point).join(below)
 }
 
 fn limit(directory: &Path, file: &str) -> Option<MemoryLimit> {
