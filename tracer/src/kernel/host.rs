@@ -10,8 +10,6 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -194,8 +192,11 @@ impl Host {
             pid_namespace: namespace("pid"),
             init,
             cgroup_writable: checks::unified_cgroup(&mounts).is_some_and(|mount| {
-                let point = OsStr::from_bytes(&mount.mount_point);
-                accessat(CWD, point, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+                let own = own.as_ref().and_then(|own| own.unified_cgroup().ok().flatten());
+                let place = own.and_then(|own| mount.place_of_cgroup(&own));
+                place.is_some_and(|place| {
+                    accessat(CWD, &place, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+                })
             }),
             memory_limits: read("/proc/self/cgroup")
                 .map(|cgroups| memory::limits(&mounts, &cgroups))

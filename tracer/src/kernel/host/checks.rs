@@ -15,6 +15,9 @@ pub(super) const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 /// the loader, and tracer itself, with room for COMMAND.
 const COMFORTABLE_MEMORY: u64 = 128 << 20;
 
+/// The first kernel with `cgroup.kill`.
+const CGROUP_KILL: (u32, u32) = (5, 14);
+
 /// Numbers of include/uapi/linux/capability.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Capability {
@@ -297,7 +300,10 @@ pub(super) fn unified_cgroup(mounts: &[Mount]) -> Option<&Mount> {
 fn cgroup(host: &Host) -> Check {
     let name = "cgroup v2";
     let Some(mount) = unified_cgroup(&host.mounts) else {
-        return Check::note(name, "not mounted: processes are named without their cgroup's id");
+        return Check::note(
+            name,
+            "not mounted: processes are named without their cgroup's id, and --cgroup has no effect",
+        );
     };
     let point = escape::terminal(&mount.mount_point);
     let hybrid = if host.mounts.iter().any(|mount| mount.fs_type == b"cgroup") {
@@ -305,8 +311,13 @@ fn cgroup(host: &Host) -> Check {
     } else {
         ""
     };
-    let writable = if host.cgroup_writable { "writable" } else { "read-only to this process" };
-    Check::ok(name, format!("{point} ({writable}{hybrid})"))
+    if !host.cgroup_writable {
+        let found = format!("{point} (read-only to this process{hybrid}): --cgroup has no effect");
+        return Check::ok(name, found);
+    }
+    let kills = kernel_version(&host.release).is_none_or(|version| version >= CGROUP_KILL);
+    let kill = if kills { "" } else { ", without cgroup.kill (Linux 5.14)" };
+    Check::ok(name, format!("{point} (writable{hybrid}): --cgroup works{kill}"))
 }
 
 fn memory(host: &Host) -> Check {

@@ -65,7 +65,7 @@ fn nothing_is_wrong_with_a_good_host() {
         good().checks().into_iter().map(|check| (check.name, check.found)).collect();
     let found = |name: &str| found.iter().find(|(one, _)| one == name).unwrap().1.clone();
     assert_eq!(found("BTF"), "/sys/kernel/btf/vmlinux (5.5 MB)");
-    assert_eq!(found("cgroup v2"), "/sys/fs/cgroup (writable)");
+    assert_eq!(found("cgroup v2"), "/sys/fs/cgroup (writable): --cgroup works");
     assert_eq!(found("kernel"), "6.12.1-amd64");
 }
 
@@ -207,6 +207,24 @@ fn what_tracer_can_do_without_is_only_noted() {
     let (name, status, text) = only(&host);
     assert_eq!((name.as_str(), status), ("memory", CheckStatus::Note));
     assert!(text.contains("67.1 MB by cgroup /a/b"), "{text}");
+}
+
+#[test]
+fn what_becomes_of_a_cgroup_of_ones_own_is_told() {
+    let told = |host: &Host| {
+        let check = host.checks().into_iter().find(|check| check.name == "cgroup v2");
+        check.expect("it is looked at").found
+    };
+    let mut host = good();
+    host.release = b"5.10.0-28-amd64".to_vec();
+    assert_eq!(
+        told(&host),
+        "/sys/fs/cgroup (writable): --cgroup works, without cgroup.kill (Linux 5.14)"
+    );
+    host.cgroup_writable = false;
+    assert_eq!(told(&host), "/sys/fs/cgroup (read-only to this process): --cgroup has no effect");
+    host.mounts = mounts("1 0 0:1 / /proc rw - proc proc rw\n");
+    assert!(told(&host).contains("--cgroup has no effect"), "{}", told(&host));
 }
 
 #[test]
