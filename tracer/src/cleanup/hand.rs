@@ -436,13 +436,12 @@ mod tests {
         assert!(hand.freed_ports(who.id).is_empty());
         drop(socket);
         // Whatever another test starts meanwhile holds it as well until it has executed its program.
-        let mut looks = std::iter::repeat_with(|| {
+        let looks = std::iter::repeat_with(|| {
             std::thread::yield_now();
             hand.freed_ports(who.id)
         });
-        let freed = looks.by_ref().take(100_000).find(|freed| !freed.is_empty());
+        let freed = looks.take(100_000).find(|freed| !freed.is_empty());
         assert_eq!(freed, Some(vec![address]));
-        drop(looks);
         assert!(hand.freed_ports(who.id).is_empty());
     }
 }
