@@ -156,7 +156,7 @@ pub async fn run<'r>(
     let lineage = Lineage::with_rules(options.config, Rc::clone(&options.rules));
     let mut lineage = Recorded::new(lineage, recorder);
     introduce_bystanders(&procfs, &mut lineage);
-    let cleaning = cleanup.map(Cleaning::begin).transpose().map_err(RunError::Procfs)?;
+    let mut cleaning = cleanup.map(Cleaning::begin).transpose().map_err(RunError::Procfs)?;
     let cgroups = cgroups_for(&options.rules, &procfs);
     let signals = Signals::receive()?;
     let ring = probes.take_ring().ok_or(LoadError::Missing("RECORDS"))?;
@@ -178,7 +178,6 @@ pub async fn run<'r>(
         }
     };
     let cgroup = enclosure.and_then(|enclosure| enclosure.entered(options));
-    let mut cleaning = cleaning;
     if let Some(cgroup) = &cgroup {
         lineage.handle(Event::OwnCgroup(Box::new(cgroup.usage())));
         if let Some(cleaning) = &mut cleaning {
