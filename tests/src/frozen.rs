@@ -1,22 +1,19 @@
 //! A file system that can be frozen: whoever writes to it then sleeps uninterruptibly, as on a
 //! dead NFS mount, and SIGKILL does nothing.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::binary;
+use crate::keeper::Keeper;
 
-/// A small ext4 in a file, mounted for as long as this lives. A process of its own (the workload
-/// `freezes`) thaws and unmounts it, also when the test is killed: it waits for the end of its
-/// standard input.
+/// A small ext4 in a file, mounted for as long as this lives. The workload `freezes` thaws and unmounts
+/// it.
 #[derive(Debug)]
 pub struct FreezableFs {
-    keeper: Child,
-    orders: Option<ChildStdin>,
-    answers: BufReader<std::process::ChildStdout>,
+    // First: it unmounts what is in the folder.
+    keeper: Keeper,
     folder: TempDir,
 }
 
@@ -33,18 +30,11 @@ impl FreezableFs {
         }
         let at = folder.path().join("mounted");
         std::fs::create_dir(&at).map_err(|error| error.to_string())?;
-        let keeper = Command::new(binary::workload())
-            .args(["freezes".to_owned(), format!("image={}", image.display())])
-            .arg(format!("at={}", at.display()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut keeper = keeper.map_err(|error| error.to_string())?;
-        let orders = keeper.stdin.take();
-        let answers = BufReader::new(keeper.stdout.take().expect("its output is a pipe"));
-        let mut made = Self { keeper, orders, answers, folder };
-        match made.answer().as_str() {
-            "mounted" => Ok(made),
+        let places = [("image", &image), ("at", &at)];
+        let places = places.map(|(key, path)| format!("{key}={}", path.display()));
+        let mut keeper = Keeper::start(std::iter::once("freezes".to_owned()).chain(places))?;
+        match keeper.answer().as_str() {
+            "mounted" => Ok(Self { keeper, folder }),
             _ => Err("loop devices cannot be mounted here".to_owned()),
         }
     }
@@ -58,22 +48,7 @@ impl FreezableFs {
 
     /// Freezes it until the end.
     pub fn freeze(&mut self) {
-        let orders = self.orders.as_mut().expect("orders are given until the end");
-        writeln!(orders, "freeze").unwrap_or_else(|error| panic!("freeze: {error}"));
-        assert_eq!(self.answer(), "frozen");
-    }
-
-    fn answer(&mut self) -> String {
-        let mut line = String::new();
-        let read = self.answers.read_line(&mut line);
-        read.unwrap_or_else(|error| panic!("the keeper of the file system: {error}"));
-        line.trim().to_owned()
-    }
-}
-
-impl Drop for FreezableFs {
-    fn drop(&mut self) {
-        drop(self.orders.take());
-        let _ended = self.keeper.wait();
+        self.keeper.order("freeze");
+        assert_eq!(self.keeper.answer(), "frozen");
     }
 }

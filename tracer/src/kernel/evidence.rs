@@ -121,7 +121,7 @@ impl<'a> Observer<'a> {
             }
         };
         let living = if stat.is_dead() { deputy.as_ref() } else { Some(dir) };
-        let asleep = living.and_then(|_| blocked_thread(dir, stat));
+        let asleep = if living.is_some() { blocked_threads(dir, stat) } else { Vec::new() };
         let mut seen = Observation {
             exists: true,
             parent: parent(self.procfs, dir, stat, &status),
@@ -133,7 +133,7 @@ impl<'a> Observer<'a> {
         if let Some(living) = living {
             seen.exe = known(living.link("exe"));
             seen.cwd = known(living.link("cwd"));
-            if asleep.is_none() {
+            if asleep.is_empty() {
                 seen.args = known(living.arguments(MAX_ARGUMENTS)).filter(|args| !args.is_empty());
             }
             if depth == Depth::Holdings {
@@ -144,7 +144,7 @@ impl<'a> Observer<'a> {
                 seen.resources = Some(held(living, rss, self.streams, &mut self.ports));
             }
         }
-        seen.blocked = asleep.map(|(thread, _)| blocked::blocked(&thread));
+        seen.blocked = blocked::blocked(&asleep);
         let last = match dir.stat() {
             Ok(last) => last,
             Err(error) if error.is_gone() => return Observation::default(),
@@ -173,16 +173,17 @@ impl<'a> Observer<'a> {
 #[must_use]
 pub fn sample(procfs: &Procfs, pid: u32, id: ProcessId) -> Option<BlockedThread> {
     let (dir, stat) = known(procfs.identify(pid, id)).flatten()?;
-    blocked_thread(&dir, &stat).map(|(_, thread)| thread)
+    blocked_threads(&dir, &stat).into_iter().map(|(_, thread)| thread).next()
 }
 
-fn blocked_thread(dir: &TaskDir, stat: &Stat) -> Option<(TaskDir, BlockedThread)> {
+/// Its threads in uninterruptible sleep, the one that was switched least often first.
+fn blocked_threads(dir: &TaskDir, stat: &Stat) -> Vec<(TaskDir, BlockedThread)> {
     let threads = match stat.threads {
         0 | 1 if stat.is_blocked() => vec![stat.pid],
-        0 | 1 => return None,
-        _ => known(dir.threads(MAX_THREADS))?,
+        0 | 1 => return Vec::new(),
+        _ => known(dir.threads(MAX_THREADS)).unwrap_or_default(),
     };
-    threads
+    let mut asleep: Vec<_> = threads
         .into_iter()
         .filter_map(|thread| {
             let task = known(dir.thread(thread))?;
@@ -190,7 +191,9 @@ fn blocked_thread(dir: &TaskDir, stat: &Stat) -> Option<(TaskDir, BlockedThread)
             let switches = known(task.status())?.switches?;
             Some((task, BlockedThread { thread, switches }))
         })
-        .min_by_key(|(_, blocked)| blocked.switches)
+        .collect();
+    asleep.sort_by_key(|(_, blocked)| blocked.switches);
+    asleep
 }
 
 /// A thread that lives on although the leader is dead; `None` where the leader lives or nobody.

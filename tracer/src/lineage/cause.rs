@@ -5,7 +5,7 @@ use tracer_common::WaitCounts;
 use super::{
     Lineage,
     findings::Record,
-    model::{Cause, CauseCode, Exit, ExitStatus, FindingKind, ProcessId},
+    model::{Cause, CauseCode, Exit, ExitStatus, FindingKind, ProcessId, Server},
     table::{EXECED, Entry, FORKED_AFTER_ROOT},
 };
 use crate::{escape, signals};
@@ -16,8 +16,8 @@ fn verb(exit: &Exit) -> String {
 }
 
 /// A cause without its process names.
-fn cause(code: CauseCode, text: String, hint: &str) -> Cause {
-    Cause { code, text, hint: hint.to_owned() }
+fn cause(code: CauseCode, text: String, hint: impl Into<String>) -> Cause {
+    Cause { code, text, hint: hint.into() }
 }
 
 impl Lineage {
@@ -271,16 +271,38 @@ fn blocked(record: &Record) -> Cause {
         .and_then(|blocked| blocked.mount.as_deref())
         .map(|mount| format!(", waiting on {}", escape::terminal_short(mount, 120)))
         .unwrap_or_default();
+    let file = blocked
+        .and_then(|blocked| blocked.file.as_deref())
+        .map(|file| {
+            let word = if mount.is_empty() { "waiting for" } else { "for" };
+            format!(", {word} {}", escape::terminal_short(file, 120))
+        })
+        .unwrap_or_default();
+    let way_out = match blocked.and_then(|blocked| blocked.server) {
+        Some(Server::Fuse { connection }) => format!(
+            "end or mend the FUSE server that does not answer, or give it up: \
+             echo 1 > /sys/fs/fuse/connections/{connection}/abort"
+        ),
+        Some(Server::Remote) => {
+            "bring its server back, or give it up: umount --force".to_owned()
+        }
+        Some(Server::Local) => {
+            "thaw its cgroup or the file system (fsfreeze --unfreeze, dmsetup resume) if one of them \
+             is frozen; else the device does not answer"
+                .to_owned()
+        }
+        None => "mend the file system or device it waits for, or thaw its cgroup".to_owned(),
+    };
     if record.is_unkillable {
         return cause(
             CauseCode::BlockedInKernel,
-            format!("SIGKILL has not ended it: it sleeps in the kernel{place}{mount}"),
-            "it dies when the kernel lets go: mend the file system or device it waits for, or thaw its cgroup",
+            format!("SIGKILL has not ended it: it sleeps in the kernel{place}{mount}{file}"),
+            format!("it dies when the kernel lets go: {way_out}"),
         );
     }
     cause(
         CauseCode::BlockedInKernel,
-        format!("it sleeps uninterruptibly in the kernel{place}{mount}"),
-        "no signal ends it, SIGKILL neither, before the kernel lets go: mend the file system or device it waits for",
+        format!("it sleeps uninterruptibly in the kernel{place}{mount}{file}"),
+        format!("no signal ends it, SIGKILL neither, before the kernel lets go: {way_out}"),
     )
 }

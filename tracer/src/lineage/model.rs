@@ -361,6 +361,41 @@ pub struct Blocked {
     pub wchan: Option<Vec<u8>>,
     /// Mount it waits on: `nfs server:/export at /mnt`.
     pub mount: Option<Vec<u8>>,
+    /// Who answers for that mount.
+    pub server: Option<Server>,
+    /// What its system call is about: a path, `tcp 127.0.0.1:40312 to 10.0.0.7:2049`, `pipe:[7]`.
+    pub file: Option<Vec<u8>>,
+    /// Which of its threads this is about, in the PID namespace of tracer's procfs.
+    pub thread: Option<u32>,
+    /// Kernel functions that it is in, the innermost first; empty: tracer may not read them.
+    pub stack: Vec<Vec<u8>>,
+    /// Its other threads that sleep so, too.
+    pub others: Vec<Sleeper>,
+}
+
+/// Another thread in uninterruptible sleep.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sleeper {
+    /// Its id, in the PID namespace of tracer's procfs.
+    pub thread: u32,
+    /// As in [`Blocked`].
+    pub wchan: Option<Vec<u8>>,
+    /// As in [`Blocked`].
+    pub stack: Vec<Vec<u8>>,
+}
+
+/// Who answers for what is on a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Server {
+    /// A process of this host, by FUSE.
+    Fuse {
+        /// The folder of `/sys/fs/fuse/connections` in which it can be given up.
+        connection: u32,
+    },
+    /// Another machine.
+    Remote,
+    /// A device of this one.
+    Local,
 }
 
 /// How sure an attribution to a tool call is, the least first.

@@ -12,6 +12,8 @@ use super::fields::{Fields, lines, unsigned};
 pub struct Mount {
     /// Its id, as `fdinfo` names it.
     pub id: u32,
+    /// Major and minor number of its file system's device.
+    pub device: (u32, u32),
     /// The directory of the file system that is mounted.
     pub root: Vec<u8>,
     /// Where, relative to the process's root directory.
@@ -30,9 +32,8 @@ impl Mount {
     /// Whether reads and writes may wait for another machine or another process.
     #[must_use]
     pub fn is_remote(&self) -> bool {
-        let family = self.fs_type.split(|byte| *byte == b'.').next().unwrap_or_default();
         matches!(
-            family,
+            self.family(),
             b"nfs"
                 | b"nfs4"
                 | b"cifs"
@@ -53,6 +54,18 @@ impl Mount {
                 | b"ocfs2"
                 | b"gfs2"
         )
+    }
+
+    /// Number of its FUSE connection, where it is one (`fuse_ctl_add_conn` in `fs/fuse/control.c`: the
+    /// kernel's own form of the device number).
+    #[must_use]
+    pub fn fuse_connection(&self) -> Option<u32> {
+        let (major, minor) = self.device;
+        matches!(self.family(), b"fuse" | b"fuseblk").then_some((major << 20) | minor)
+    }
+
+    fn family(&self) -> &[u8] {
+        self.fs_type.split(|byte| *byte == b'.').next().unwrap_or_default()
     }
 
     /// What is mounted where: `nfs server:/export at /mnt`.
@@ -96,8 +109,11 @@ pub fn parse_mountinfo(bytes: &[u8]) -> Result<Vec<Mount>, Malformed> {
 pub fn parse_mountinfo_line(number: usize, line: &[u8]) -> Result<Mount, Malformed> {
     let mut fields = Fields::new(number, line);
     let id = fields.number("mount id", 10)?;
-    // Parent id and device number.
-    fields.skip(2);
+    // Parent id.
+    fields.skip(1);
+    let field = fields.text("device")?;
+    let device =
+        device(field).ok_or_else(|| fields.malformed("device", "major:minor", Some(field)))?;
     let root = unescape(fields.text("root")?);
     let mount_point = unescape(fields.text("mount point")?);
     let options = unescape(fields.text("mount options")?);
@@ -109,7 +125,14 @@ pub fn parse_mountinfo_line(number: usize, line: &[u8]) -> Result<Mount, Malform
         (Some(options), None) => (Vec::new(), unescape(options)),
         _ => return Err(fields.malformed("super options", "text", None)),
     };
-    Ok(Mount { id, root, mount_point, options, fs_type, source, super_options })
+    Ok(Mount { id, device, root, mount_point, options, fs_type, source, super_options })
+}
+
+/// `98:0`
+fn device(field: &[u8]) -> Option<(u32, u32)> {
+    let colon = field.iter().position(|byte| *byte == b':')?;
+    let number = |digits| unsigned(digits, 10).and_then(|number| u32::try_from(number).ok());
+    Some((number(&field[..colon])?, number(&field[colon + 1..])?))
 }
 
 /// Undoes the kernel's `\ooo` for space, tab, line feed and backslash (`mangle` in

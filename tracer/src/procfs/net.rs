@@ -56,6 +56,8 @@ impl InetTable {
 pub struct InetSocket {
     /// The address it is bound to.
     pub local: SocketAddr,
+    /// The address it is connected to; port 0: none.
+    pub remote: SocketAddr,
     /// Its state.
     pub state: InetState,
     /// Inode number of the socket; 0 where no descriptor refers to it.
@@ -70,10 +72,12 @@ pub struct InetSocket {
 pub fn parse_inet_line(number: usize, line: &[u8]) -> Result<InetSocket, Malformed> {
     let mut fields = Fields::new(number, line);
     fields.skip(1);
-    let field = fields.text("local_address")?;
-    let local = socket_address(field)
-        .ok_or_else(|| fields.malformed("local_address", "an address and port", Some(field)))?;
-    fields.skip(1);
+    let mut address = |item| {
+        let field = fields.text(item)?;
+        socket_address(field)
+            .ok_or_else(|| fields.malformed(item, "an address and port", Some(field)))
+    };
+    let (local, remote) = (address("local_address")?, address("rem_address")?);
     // include/net/tcp_states.h
     let state = match fields.number::<u8>("st", 16)? {
         0x0a => InetState::Listening,
@@ -82,7 +86,7 @@ pub fn parse_inet_line(number: usize, line: &[u8]) -> Result<InetSocket, Malform
     };
     fields.skip(5);
     let inode = fields.number("inode", 10)?;
-    Ok(InetSocket { local, state, inode })
+    Ok(InetSocket { local, remote, state, inode })
 }
 
 /// `0100007F:0BB8`: each 32-bit word of the address is printed as a number of the host's byte

@@ -14,6 +14,7 @@ use super::fdinfo::{FdInfo, parse_fdinfo};
 use super::fields::unsigned;
 use super::mountinfo::{Mount, parse_mountinfo_line};
 use super::net::{InetSocket, InetTable, UnixSocket, parse_inet_line, parse_unix_line};
+use super::stack::parse_stack;
 use super::stat::{Stat, parse_stat};
 use super::status::{Status, parse_status};
 use super::syscall::{Syscall, parse_syscall};
@@ -26,6 +27,8 @@ const MAX_STATUS: usize = 1 << 20;
 const MAX_CGROUP: usize = 128 << 10;
 /// Most bytes that are taken of files with one short line.
 const MAX_LINE: usize = 1 << 10;
+/// Most bytes of `stack`: some 64 functions.
+const MAX_STACK: usize = 16 << 10;
 /// Longest line of a table: a mount has three paths and its options.
 const MAX_TABLE_LINE: usize = 256 << 10;
 /// Most bytes of a table that are looked through.
@@ -127,6 +130,14 @@ impl TaskDir {
     pub fn wchan(&self) -> Result<Option<Vec<u8>>> {
         let name = self.read_prefix("wchan", MAX_LINE)?;
         Ok(Some(name).filter(|name| !name.is_empty() && name != b"0"))
+    }
+
+    /// The kernel functions that it is in, the innermost first.
+    ///
+    /// # Errors
+    /// [`Error::is_gone`], [`Error::is_denied`] without `CAP_SYS_ADMIN`.
+    pub fn stack(&self) -> Result<Vec<Vec<u8>>> {
+        Ok(parse_stack(&self.read_prefix("stack", MAX_STACK)?))
     }
 
     /// The system call in which it sleeps.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::lineage::{
     Blocked, BlockedThread, Config, Event, Home, Nanos, Observation, ObservedParent, OwnCgroup,
-    Pids, ProcessId, RecoveredProcess, Resources, Stream,
+    Pids, ProcessId, RecoveredProcess, Resources, Server, Sleeper, Stream,
 };
 
 fn nanos(span: Duration) -> u64 {
@@ -435,7 +435,7 @@ impl From<&Observation> for wire::Observation {
             args,
             caught,
             resources: resources.map(Into::into),
-            blocked: blocked.map(|Blocked { wchan, mount }| wire::Blocked { wchan, mount }),
+            blocked: blocked.map(|blocked| Box::new(blocked.into())),
             waits: waits.map(Into::into),
             home: home.map(|Home { id, path }| wire::Home { id, path }),
         }
@@ -481,9 +481,44 @@ fn observe(observation: Option<&wire::Observation>) -> Result<Observation, Reaso
         args,
         caught,
         resources: resources.map(held).transpose()?,
-        blocked: blocked.map(|wire::Blocked { wchan, mount }| Blocked { wchan, mount }),
+        blocked: blocked.map(|blocked| (*blocked).into()),
         waits: waits.as_ref().map(WaitCounts::from),
     })
+}
+
+impl From<Blocked> for wire::Blocked {
+    fn from(blocked: Blocked) -> Self {
+        let Blocked { wchan, mount, server, file, thread, stack, others } = blocked;
+        let server = server.map(|server| match server {
+            Server::Fuse { connection } => {
+                wire::Server { fuse_connection: Some(connection), is_remote: false }
+            }
+            Server::Remote => wire::Server { fuse_connection: None, is_remote: true },
+            Server::Local => wire::Server { fuse_connection: None, is_remote: false },
+        });
+        let others = others
+            .into_iter()
+            .map(|Sleeper { thread, wchan, stack }| wire::Sleeper { thread, wchan, stack })
+            .collect();
+        Self { wchan, mount, server, file, thread, stack, others }
+    }
+}
+
+impl From<wire::Blocked> for Blocked {
+    fn from(blocked: wire::Blocked) -> Self {
+        let wire::Blocked { wchan, mount, server, file, thread, stack, others } = blocked;
+        let server =
+            server.map(|wire::Server { fuse_connection, is_remote }| match fuse_connection {
+                Some(connection) => Server::Fuse { connection },
+                None if is_remote => Server::Remote,
+                None => Server::Local,
+            });
+        let others = others
+            .into_iter()
+            .map(|wire::Sleeper { thread, wchan, stack }| Sleeper { thread, wchan, stack })
+            .collect();
+        Self { wchan, mount, server, file, thread, stack, others }
+    }
 }
 
 impl From<Resources> for wire::Resources {

@@ -13,8 +13,8 @@ use super::*;
 use crate::lineage::{
     ActionResult, Announcement, Background, Blocked, BlockedThread, CallStatus, CleanupNews,
     DEFAULT_FAIL_ON, FindingKind, Home, Observation, ObservedParent, Outcome, OwnCgroup, Pids,
-    Policy, PortFreed, ProcessId, Receipt, RecoveredProcess, Remedy, Resources, Said, SignalGiven,
-    SignalTarget, Stream, Verdict,
+    Policy, PortFreed, ProcessId, Receipt, RecoveredProcess, Remedy, Resources, Said, Server,
+    SignalGiven, SignalTarget, Sleeper, Stream, Verdict,
 };
 use crate::report;
 
@@ -160,7 +160,18 @@ fn everything_seen() -> Observation {
             devices: vec![b"/dev/nvidia0".to_vec()],
             streams: vec![Stream::Stderr, Stream::Stdout],
         }),
-        blocked: Some(Blocked { wchan: Some(b"futex".to_vec()), mount: None }),
+        blocked: Some(Blocked {
+            wchan: Some(b"futex".to_vec()),
+            mount: None,
+            server: Some(Server::Fuse { connection: 53 }),
+            file: Some(b"/mnt/\xff".to_vec()),
+            thread: Some(9),
+            stack: vec![b"request_wait_answer [fuse]".to_vec(), b"vfs_read".to_vec()],
+            others: vec![
+                Sleeper { thread: 10, wchan: Some(b"io_schedule".to_vec()), stack: vec![] },
+                Sleeper { thread: 11, wchan: None, stack: vec![b"do_exit".to_vec()] },
+            ],
+        }),
         waits: Some(WaitCounts { any: 1, this_child: 2, others: 3, last_other: 4, after_death: 5 }),
     }
 }

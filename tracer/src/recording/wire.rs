@@ -347,8 +347,8 @@ pub(super) struct Observation {
     pub(super) caught: Option<u64>,
     #[prost(message, optional, tag = "12")]
     pub(super) resources: Option<Resources>,
-    #[prost(message, optional, tag = "13")]
-    pub(super) blocked: Option<Blocked>,
+    #[prost(message, optional, boxed, tag = "13")]
+    pub(super) blocked: Option<Box<Blocked>>,
     #[prost(message, optional, tag = "14")]
     pub(super) waits: Option<Waits>,
     #[prost(message, optional, tag = "15")]
@@ -395,6 +395,35 @@ pub(super) struct Blocked {
     pub(super) wchan: Option<Vec<u8>>,
     #[prost(bytes = "vec", optional, tag = "2")]
     pub(super) mount: Option<Vec<u8>>,
+    #[prost(message, optional, tag = "3")]
+    pub(super) server: Option<Server>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub(super) file: Option<Vec<u8>>,
+    #[prost(uint32, optional, tag = "5")]
+    pub(super) thread: Option<u32>,
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub(super) stack: Vec<Vec<u8>>,
+    #[prost(message, repeated, tag = "7")]
+    pub(super) others: Vec<Sleeper>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Sleeper {
+    #[prost(uint32, tag = "1")]
+    pub(super) thread: u32,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    pub(super) wchan: Option<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub(super) stack: Vec<Vec<u8>>,
+}
+
+/// Who answers for a mount: a device of this machine, where nothing else is said.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct Server {
+    #[prost(uint32, optional, tag = "1")]
+    pub(super) fuse_connection: Option<u32>,
+    #[prost(bool, tag = "2")]
+    pub(super) is_remote: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -12,7 +12,8 @@ use crate::escape::{json_text, lossless};
 use crate::lineage::model::{
     Adopter, Agent, Ancestor, Attribution, Blocked, Cause, Confidence, DirectChild, Exit,
     ExitStatus, Finding, FindingKind, FindingState, Invocation, Kept, Nanos, Outcome, OwnCgroup,
-    Parent, Process, Resources, Sender, Source, Stats, Stream, ToolCall, Verdict, Waits,
+    Parent, Process, Resources, Sender, Server, Sleeper, Source, Stats, Stream, ToolCall, Verdict,
+    Waits,
 };
 use crate::signals;
 
@@ -224,6 +225,19 @@ struct ResourcesEntry {
 struct BlockedEntry {
     wchan: Option<String>,
     mount: Option<String>,
+    /// `fuse`, `remote`, `local`.
+    server: Option<&'static str>,
+    file: Option<String>,
+    thread: Option<u32>,
+    stack: Vec<String>,
+    others: Vec<SleeperEntry>,
+}
+
+#[derive(Serialize)]
+struct SleeperEntry {
+    thread: u32,
+    wchan: Option<String>,
+    stack: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -518,8 +532,27 @@ impl From<&Resources> for ResourcesEntry {
 
 impl From<&Blocked> for BlockedEntry {
     fn from(blocked: &Blocked) -> Self {
-        let Blocked { wchan, mount } = blocked;
-        Self { wchan: wchan.as_deref().map(lossless), mount: mount.as_deref().map(lossless) }
+        let Blocked { wchan, mount, server, file, thread, stack, others } = blocked;
+        Self {
+            wchan: wchan.as_deref().map(lossless),
+            mount: mount.as_deref().map(lossless),
+            server: server.map(|server| match server {
+                Server::Fuse { .. } => "fuse",
+                Server::Remote => "remote",
+                Server::Local => "local",
+            }),
+            file: file.as_deref().map(lossless),
+            thread: *thread,
+            stack: all_lossless(stack),
+            others: others
+                .iter()
+                .map(|Sleeper { thread, wchan, stack }| SleeperEntry {
+                    thread: *thread,
+                    wchan: wchan.as_deref().map(lossless),
+                    stack: all_lossless(stack),
+                })
+                .collect(),
+        }
     }
 }
 

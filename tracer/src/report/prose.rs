@@ -12,7 +12,7 @@ use super::words::{capital, count, duration, enumerate, list, size};
 use crate::escape::{command_line_short, label, terminal_short};
 use crate::lineage::model::{
     Agent, Blocked, CauseCode, Confidence, Exit, ExitStatus, Finding, FindingKind, FindingState,
-    Kept, Outcome, OwnCgroup, Process, Verdict,
+    Kept, Outcome, OwnCgroup, Process, Sleeper, Verdict,
 };
 
 /// Longest command line in a sentence, in characters.
@@ -94,6 +94,7 @@ fn single_what(finding: &Finding, digest: &Digest<'_>) -> Vec<String> {
     what.extend(family(finding));
     what.extend(other_pids(&finding.process));
     what.extend(blocked(finding));
+    what.extend(kernel_stack(finding));
     what.extend(finding.resources.as_ref().and_then(|resources| held::sentence(&[resources])));
     what
 }
@@ -236,13 +237,39 @@ fn blocked(finding: &Finding) -> Option<String> {
     if finding.cause.code == CauseCode::BlockedInKernel {
         return None;
     }
-    let Blocked { wchan, mount } = finding.blocked.as_ref()?;
+    let Blocked { wchan, mount, file, .. } = finding.blocked.as_ref()?;
     let place = |word: &str, bytes: &Option<Vec<u8>>| {
         bytes.as_ref().map(|bytes| format!(" {word} {}", phrase(bytes)))
     };
-    let places = [place("in", wchan), place("waiting on", mount)];
+    let places = [place("in", wchan), place("waiting on", mount), place("for", file)];
     let places = places.into_iter().flatten().collect::<Vec<_>>().join(",");
     Some(format!("It sleeps uninterruptibly (state D){places}."))
+}
+
+/// How it got to where it sleeps in the kernel, and which of its threads sleep beside that one.
+fn kernel_stack(finding: &Finding) -> Option<String> {
+    /// Most functions that are told.
+    const DEPTH: usize = 8;
+    let Blocked { stack, others, .. } = finding.blocked.as_ref()?;
+    let mut told = Vec::new();
+    if !stack.is_empty() {
+        let more = if stack.len() > DEPTH { ", ..." } else { "" };
+        let functions: Vec<_> =
+            stack.iter().take(DEPTH).map(|name| terminal_short(name, 60)).collect();
+        told.push(format!("Kernel stack: {}{more}.", functions.join(", ")));
+    }
+    if !others.is_empty() {
+        let all: Vec<_> = others
+            .iter()
+            .map(|Sleeper { thread, wchan, stack }| {
+                let place = wchan.as_deref().or(stack.first().map(Vec::as_slice));
+                let place = place.map(|place| format!(" in {}", terminal_short(place, 60)));
+                format!("{thread}{}", place.unwrap_or_default())
+            })
+            .collect();
+        told.push(format!("Threads of it that sleep so, too: {}.", list(&all)));
+    }
+    (!told.is_empty()).then(|| told.join(" "))
 }
 
 /// Pids besides the one shown, where they differ.

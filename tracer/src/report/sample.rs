@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use crate::lineage::model::{
     Adopter, Agent, Ancestor, Attribution, Blocked, Cause, CauseCode, Confidence, DirectChild,
     Exit, ExitStatus, Finding, FindingKind, FindingState, Invocation, Kept, Nanos, Outcome,
-    OwnCgroup, Parent, Pids, Process, ProcessId, Resources, Sender, Source, Stats, Stream,
-    ToolCall, Verdict, Waits,
+    OwnCgroup, Parent, Pids, Process, ProcessId, Resources, Sender, Server, Sleeper, Source, Stats,
+    Stream, ToolCall, Verdict, Waits,
 };
 
 /// Start of every sample run, boot time.
@@ -300,6 +300,15 @@ pub(super) fn odd() -> Outcome {
                 blocked: Some(Blocked {
                     wchan: Some(b"rpc_wait_bit_killable".to_vec()),
                     mount: Some(b"nfs server:/export at /mnt".to_vec()),
+                    server: Some(Server::Remote),
+                    file: Some(b"/mnt/data".to_vec()),
+                    thread: Some(96),
+                    stack: words(&["rpc_wait_bit_killable [sunrpc]", "nfs_file_write [nfs]"]),
+                    others: vec![Sleeper {
+                        thread: 97,
+                        wchan: Some(b"folio_wait_bit".to_vec()),
+                        stack: Vec::new(),
+                    }],
                 }),
                 cause: Cause {
                     code: CauseCode::BlockedInKernel,
@@ -456,7 +465,15 @@ fn spoilt(mut outcome: Outcome, bytes: &[Vec<u8>]) -> Outcome {
         finding.exit = Some(Exit { sender: Some(sender), ..killed(15, None) });
         finding.parent = Some(Parent { pid: 8, name: next(), exit: None, waits: None });
         finding.adopter = Some(Adopter { pid: 7, name: next(), is_init: true });
-        finding.blocked = Some(Blocked { wchan: Some(next()), mount: Some(next()) });
+        finding.blocked = Some(Blocked {
+            wchan: Some(next()),
+            mount: Some(next()),
+            server: Some(Server::Fuse { connection: 53 }),
+            file: Some(next()),
+            thread: Some(6),
+            stack: vec![next(), next()],
+            others: vec![Sleeper { thread: 5, wchan: Some(next()), stack: vec![next()] }],
+        });
         (finding.cause.text, finding.cause.hint) = (text(next()), text(next()));
         if let Some(agent) = &mut finding.agent {
             (agent.name, agent.version) = (Some(text(next())), Some(next()));

@@ -13,6 +13,7 @@ mod hostile;
 mod namespaces;
 mod rails;
 mod signals;
+mod silent;
 mod simple;
 mod spawner;
 mod storm;
@@ -27,6 +28,7 @@ fn main() {
     tracer_tests::sys::bound_life();
     let args = Args::from_environment();
     let run = match args.name() {
+        "answers-no-reads" => silent::answers_no_reads,
         "await" => simple::wait,
         "babbles" => calls::babbles,
         "bomb" => doomed::bomb,
@@ -66,6 +68,7 @@ fn main() {
         "pids-wrap" => hostile::pids_wrap,
         "program-renamed" => hostile::program_renamed,
         "reads-terminal" => signals::reads_terminal,
+        "reads" => silent::reads,
         "send" => signals::send,
         "signals" => signals::record,
         "shared-shell" => spawner::shared_shell,

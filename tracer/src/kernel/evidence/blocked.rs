@@ -1,28 +1,87 @@
 //! What a thread in uninterruptible sleep waits for.
 
 use std::ffi::c_long;
+use std::ops::ControlFlow;
 
 use super::known;
-use crate::lineage::model::Blocked;
-use crate::procfs::{Mount, Syscall, TaskDir};
+use crate::lineage::event::BlockedThread;
+use crate::lineage::model::{Blocked, Server, Sleeper};
+use crate::procfs::{InetSocket, InetTable, Mount, Syscall, TaskDir, bracketed};
 
-/// What `thread` waits for.
-pub(super) fn blocked(thread: &TaskDir) -> Blocked {
-    Blocked {
-        wchan: known(thread.wchan()).flatten(),
-        mount: mount(thread).map(|mount| mount.describe()),
+/// Most threads that are told of beside the one that sleeps for longest.
+const MAX_OTHERS: usize = 15;
+
+/// What the first of these threads waits for, and where the others sleep. `None`: there is none.
+pub(super) fn blocked(threads: &[(TaskDir, BlockedThread)]) -> Option<Blocked> {
+    let ((task, BlockedThread { thread, .. }), others) = threads.split_first()?;
+    let concern = concern(task);
+    let mount = mount(task, concern);
+    let others = others.iter().take(MAX_OTHERS).map(|(task, BlockedThread { thread, .. })| {
+        Sleeper { thread: *thread, wchan: known(task.wchan()).flatten(), stack: stack(task) }
+    });
+    Some(Blocked {
+        wchan: known(task.wchan()).flatten(),
+        server: mount.as_ref().map(server),
+        mount: mount.map(|mount| mount.describe()),
+        file: file(task, concern),
+        thread: Some(*thread),
+        stack: stack(task),
+        others: others.collect(),
+    })
+}
+
+fn stack(thread: &TaskDir) -> Vec<Vec<u8>> {
+    known(thread.stack()).unwrap_or_default()
+}
+
+fn server(mount: &Mount) -> Server {
+    match mount.fuse_connection() {
+        Some(connection) => Server::Fuse { connection },
+        None if mount.is_remote() => Server::Remote,
+        None => Server::Local,
     }
+}
+
+/// What is behind the descriptor that its system call names.
+fn file(thread: &TaskDir, concern: Concern) -> Option<Vec<u8>> {
+    let Concern::Descriptor(fd) = concern else { return None };
+    let link = known(thread.link(&format!("fd/{fd}")))?;
+    let socket = bracketed(&link).filter(|(kind, _)| *kind == b"socket");
+    Some(socket.and_then(|(_, inode)| addresses(thread, inode)).unwrap_or(link))
+}
+
+/// Both ends of a socket, or the name of a Unix socket.
+fn addresses(thread: &TaskDir, inode: u64) -> Option<Vec<u8>> {
+    for table in InetTable::ALL {
+        let mut found = None;
+        known(thread.inet_sockets(table, |socket| {
+            if socket.inode != inode {
+                return ControlFlow::Continue(());
+            }
+            found = Some(socket);
+            ControlFlow::Break(())
+        }));
+        if let Some(InetSocket { local, remote, .. }) = found {
+            let kind = if table.is_tcp() { "tcp" } else { "udp" };
+            let to = if remote.port() == 0 { String::new() } else { format!(" to {remote}") };
+            return Some(format!("{kind} {local}{to}").into_bytes());
+        }
+    }
+    let mut name = None;
+    known(thread.unix_sockets(|socket| {
+        if socket.inode != inode {
+            return ControlFlow::Continue(());
+        }
+        name = Some([b"unix ", socket.name].concat()).filter(|_| !socket.name.is_empty());
+        ControlFlow::Break(())
+    }));
+    name
 }
 
 /// The mount whose file system keeps it waiting: certain where its system call names a
 /// descriptor. Where it names a path, or the thread sleeps in a page fault, only a remote file
 /// system that holds its working directory or its program is a likely answer.
-fn mount(thread: &TaskDir) -> Option<Mount> {
-    let concern = match thread.syscall() {
-        Ok(Syscall::Running) => Concern::None,
-        Ok(Syscall::Inside { number, arguments }) => Concern::of(number, arguments),
-        Ok(Syscall::Outside) | Err(_) => Concern::Path,
-    };
+fn mount(thread: &TaskDir, concern: Concern) -> Option<Mount> {
     match concern {
         Concern::None => None,
         Concern::Descriptor(fd) => match thread.link(&format!("fd/{fd}")) {
@@ -33,6 +92,14 @@ fn mount(thread: &TaskDir) -> Option<Mount> {
             Err(_) => remote_mount(thread),
         },
         Concern::Path => remote_mount(thread),
+    }
+}
+
+fn concern(thread: &TaskDir) -> Concern {
+    match thread.syscall() {
+        Ok(Syscall::Running) => Concern::None,
+        Ok(Syscall::Inside { number, arguments }) => Concern::of(number, arguments),
+        Ok(Syscall::Outside) | Err(_) => Concern::Path,
     }
 }
 
@@ -97,7 +164,17 @@ impl Concern {
             | libc::SYS_fremovexattr
             | libc::SYS_sendfile
             | libc::SYS_splice
-            | libc::SYS_copy_file_range => Self::Descriptor(arguments[0]),
+            | libc::SYS_copy_file_range
+            | libc::SYS_connect
+            | libc::SYS_accept
+            | libc::SYS_accept4
+            | libc::SYS_sendto
+            | libc::SYS_recvfrom
+            | libc::SYS_sendmsg
+            | libc::SYS_recvmsg
+            | libc::SYS_sendmmsg
+            | libc::SYS_recvmmsg
+            | libc::SYS_shutdown => Self::Descriptor(arguments[0]),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_getdents => Self::Descriptor(arguments[0]),
             libc::SYS_mmap => Self::Descriptor(arguments[4]),

@@ -3,6 +3,7 @@
 mod real;
 
 use super::*;
+use crate::lineage::model::{Blocked, Server, Sleeper};
 use crate::procfs::fake::{FakeProc, stat_line, status_text};
 
 /// Start of every process in the fake `/proc`: 4711 ticks.
@@ -242,6 +243,67 @@ fn a_thread_in_state_d_waits_on_the_mount_of_its_descriptor() {
 }
 
 #[test]
+fn every_thread_in_state_d_is_told_with_its_stack_and_what_it_waits_for() {
+    let fake = FakeProc::new();
+    let mounts = "1 0 0:1 / / rw - ext4 /dev/vda rw\n\
+                  55 1 0:53 / /mnt rw - fuse.sshfs user@host:/ rw\n";
+    fake.task("12", 'S', 7, 4711).file("12/stat", stat_line(12, b"worker", 'S', 7, 4, 4711));
+    for (thread, state, switches) in [(12, 'S', 1), (13, 'D', 900), (14, 'D', 5), (15, 'R', 2)] {
+        let name = format!("12/task/{thread}");
+        fake.task(&name, state, 7, 4711)
+            .file(
+                &format!("{name}/status"),
+                format!("voluntary_ctxt_switches:\t{switches}\nnonvoluntary_ctxt_switches:\t0\n"),
+            )
+            .file(&format!("{name}/wchan"), format!("place_{thread}"));
+    }
+    fake.link("12/task/14/fd/3", "/mnt/file")
+        .file("12/task/14/fdinfo/3", "pos:\t0\nflags:\t00\nmnt_id:\t55\n")
+        .file("12/task/14/mountinfo", mounts)
+        .file("12/task/14/syscall", "0 0x3 0x0 0x0 0x0 0x0 0x0 0x7fff 0x7fff\n")
+        .file(
+            "12/task/14/stack",
+            "[<0>] request_wait_answer+0x12/0x345 [fuse]\n[<0>] vfs_read+0x1/0x2\nnonsense\n",
+        );
+    let blocked = fake_observe(&fake, 12).blocked.unwrap();
+    let wanted = Blocked {
+        wchan: Some(b"place_14".to_vec()),
+        mount: Some(b"fuse.sshfs user@host:/ at /mnt".to_vec()),
+        server: Some(Server::Fuse { connection: 53 }),
+        file: Some(b"/mnt/file".to_vec()),
+        thread: Some(14),
+        stack: vec![b"request_wait_answer [fuse]".to_vec(), b"vfs_read".to_vec()],
+        others: vec![Sleeper { thread: 13, wchan: Some(b"place_13".to_vec()), stack: vec![] }],
+    };
+    assert_eq!(blocked, wanted);
+}
+
+#[test]
+fn a_socket_that_is_waited_for_is_told_with_both_ends() {
+    let fake = FakeProc::new();
+    fake.task("12", 'D', 7, 4711)
+        .task("12/task/12", 'D', 7, 4711)
+        .link("12/task/12/fd/3", "socket:[77]")
+        .file(
+            "12/task/12/syscall",
+            format!("{} 0x3 0x0 0x0 0x0 0x0 0x0 0x7 0x7\n", libc::SYS_recvfrom),
+        )
+        .file(
+            "12/task/12/net/tcp",
+            "columns\n 0: 0100007F:9C40 0700000A:0801 01 0:0 0:0 0 0 0 77 1 0 20 4 30 10 -1\n",
+        );
+    let blocked = fake_observe(&fake, 12).blocked.unwrap();
+    assert_eq!(blocked.file, Some(b"tcp 127.0.0.1:40000 to 10.0.0.7:2049".to_vec()));
+    assert_eq!((blocked.mount, blocked.server), (None, None));
+    fake.remove("12/task/12/net/tcp");
+    fake.file("12/task/12/net/unix", "columns\n0: 2 0 0 1 3 77 /run/\x1b[31m\n");
+    let blocked = fake_observe(&fake, 12).blocked.unwrap();
+    assert_eq!(blocked.file, Some(b"unix /run/\x1b[31m".to_vec()));
+    fake.remove("12/task/12/net/unix");
+    assert_eq!(fake_observe(&fake, 12).blocked.unwrap().file, Some(b"socket:[77]".to_vec()));
+}
+
+#[test]
 fn of_several_threads_the_one_that_never_wakes_is_sampled() {
     let fake = FakeProc::new();
     fake.task("12", 'S', 7, 4711).file("12/stat", stat_line(12, b"worker", 'S', 7, 4, 4711));
@@ -284,7 +346,7 @@ fn a_group_whose_threads_cannot_be_looked_at_is_not_taken_for_dead() {
 }
 
 /// Every file that a look reads, of a process that holds something.
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "12/stat",
     "12/status",
     "12/cgroup",
@@ -297,6 +359,7 @@ const FILES: [&str; 14] = [
     "12/fdinfo/1",
     "12/syscall",
     "12/wchan",
+    "12/stack",
     "7/stat",
     "7/status",
 ];
@@ -311,6 +374,7 @@ fn whole() -> FakeProc {
         .file("12/fdinfo/1", "pos:\t0\nflags:\t0100001\nmnt_id:\t9\n")
         .file("12/syscall", "0 0x1 0x0 0x0 0x0 0x0 0x0 0x7ffd 0x7f00\n")
         .file("12/wchan", "io_schedule")
+        .file("12/stack", "[<0>] io_schedule+0x1/0x2\n")
         .link("12/exe", "/bin/worker")
         .link("12/cwd", "/")
         .link("12/fd/0", "socket:[5]")
