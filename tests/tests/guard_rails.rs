@@ -216,10 +216,11 @@ fn what_belongs_to_one_of_several_calls_is_left_alone() {
 
 #[test]
 fn another_agent_s_run_goes_on_when_the_call_that_it_was_started_for_is_ended() {
+    // It outlives that call as well: by the end of the delay both are found.
     let inner = Agent::new("inner", r#"exec "$WORKLOAD" is-busy as=inner"#);
     let rules = "[[agent]]\nname = 'inner'\nexecutables = ['inner']\n\
                  [cleanup]\noutlived_call = 'kill'\nsurvivor = 'report'\n\
-                 term_timeout = '0s'\nkill_timeout = '1s'\n";
+                 delay = '300ms'\nterm_timeout = '0s'\nkill_timeout = '1s'\n";
     let starts = format!("starts={}", inner.path().display());
     let run = Run::workload(["parallel-calls", "how=spawn", "stays=yes", &starts]);
     let finished = kills(run, rules).standing_for("standing", LONG).finish();

@@ -18,7 +18,7 @@ pub struct Found {
     pub process: ProcessId,
     /// Name of the agent that it descends from.
     pub agent: Option<String>,
-    /// Whether it is held against one tool call that is known well enough.
+    /// Whether it is held against one tool call that is known well enough, and is its own agent's.
     pub is_sure: bool,
 }
 
@@ -69,11 +69,18 @@ impl Lineage {
     pub fn found_after(&self, number: u64) -> Vec<Found> {
         let records = self.findings.opened_after(number).into_iter();
         let open = records.filter(|record| record.state == FindingState::Open);
-        let found = open.map(|record| Found {
-            kind: record.kind,
-            process: record.process,
-            agent: self.agent_name(self.invocation_of(record.process)),
-            is_sure: self.blame(record.process).is_sure(),
+        let found = open.map(|record| {
+            let invocation = self.invocation_of(record.process);
+            let blame = self.blame(record.process);
+            let call = blame.call.and_then(|call| self.calls.get(call));
+            // An agent that a call of another started has a run of its own.
+            let is_others = call.is_some_and(|call| call.invocation != invocation);
+            Found {
+                kind: record.kind,
+                process: record.process,
+                agent: self.agent_name(invocation),
+                is_sure: blame.is_sure() && !is_others,
+            }
         });
         found.collect()
     }
