@@ -12,11 +12,11 @@ use crate::{
 /// What a message announces, without the secrets in its texts; `None`: it asks something.
 #[must_use]
 pub fn announcement(received: &Received, redactor: &Redactor) -> Option<Announcement> {
-    let Received { sender, sent_at, at, message, from: _ } = received;
+    let Received { sender, uid: _, sent_at, at, message, from: _ } = received;
     let Message { at: _, agent, pid, session, body } = message.clone();
     let mut said = match body {
         Body::Says(said) => said,
-        Body::Findings { tell: _ } => return None,
+        Body::Findings { tell: _ } | Body::Kill(_) => return None,
     };
     // The command as the arguments that it is looked for in.
     if let Said::CallStart(CallStart { summary, command, .. }) = &mut said {

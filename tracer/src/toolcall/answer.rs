@@ -85,7 +85,8 @@ impl Told {
 
 impl ToldCall {
     /// `None`: which call it is is not known.
-    fn of(attribution: &Attribution) -> Option<Self> {
+    #[must_use]
+    pub fn of(attribution: &Attribution) -> Option<Self> {
         let Attribution { id, name, summary, confidence, .. } = attribution;
         Some(Self {
             id: id.clone()?,

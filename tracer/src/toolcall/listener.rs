@@ -69,6 +69,9 @@ pub enum ListenError {
 pub struct Received {
     /// The sender's pid in the tracer's PID namespace, as the kernel told; 0 where it has none there.
     pub sender: u32,
+    /// The sender's real user id in the tracer's user namespace, as the kernel told, or another that
+    /// its capabilities let it claim there; `None`: it told none.
+    pub uid: Option<u32>,
     /// When the kernel took it.
     pub sent_at: Nanos,
     /// When it happened, as the sender says.
@@ -204,7 +207,7 @@ impl Shared {
 }
 
 /// Where sockets lie, if tracer may write there; else where temporary files do.
-const RUN: &str = "/run/tracer";
+pub(super) const RUN: &str = "/run/tracer";
 
 fn bind() -> Result<(PathBuf, UnixDatagram), ListenError> {
     let folder = Path::new(RUN);
@@ -319,7 +322,7 @@ impl Inbox {
         }
     }
 
-    fn take(&mut self, (len, sender, stamp, from): Datagram, clock: BootClock) {
+    fn take(&mut self, (len, (sender, uid), stamp, from): Datagram, clock: BootClock) {
         let sent_at = sent_at(clock, stamp);
         if !self.may_send(sender, sent_at) {
             self.refused += 1;
@@ -338,7 +341,7 @@ impl Inbox {
         if self.messages.len() < MOST_WAITING {
             // In the tracer's time namespace, as nearly everybody is.
             let at = message.at.map(|at| clock.of_seen(at));
-            self.messages.push(Received { sender, sent_at, at, message, from });
+            self.messages.push(Received { sender, uid, sent_at, at, message, from });
         } else {
             self.refused += 1;
         }
@@ -364,9 +367,9 @@ impl Inbox {
     }
 }
 
-/// A datagram's length, or more than [`MAX_MESSAGE`]; its sender; the real time when it was sent; its
-/// sender's address.
-type Datagram = (usize, u32, Option<libc::timespec>, Option<SocketAddr>);
+/// A datagram's length, or more than [`MAX_MESSAGE`]; its sender, and that one's user; the real time
+/// when it was sent; its sender's address.
+type Datagram = (usize, (u32, Option<u32>), Option<libc::timespec>, Option<SocketAddr>);
 
 /// Reads one datagram, with what the kernel says of it (`unix(7)`, `socket(7)`).
 fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<Datagram> {
@@ -387,7 +390,7 @@ fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<Datagram> {
     // SAFETY: every pointer in the header is valid for the lengths beside it.
     let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
     let Ok(len) = usize::try_from(len) else { return Err(io::Error::last_os_error()) };
-    let (mut sender, mut stamp) = (0, None);
+    let (mut sender, mut stamp) = ((0, None), None);
     // SAFETY: the kernel filled the control buffer to the length that the header says now.
     let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
     while !message.is_null() {
@@ -399,7 +402,7 @@ fn receive(socket: &UnixDatagram, buffer: &mut [u8]) -> io::Result<Datagram> {
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
                 // SAFETY: the kernel wrote a ucred there, at whatever alignment.
                 let credentials = unsafe { body.cast::<libc::ucred>().read_unaligned() };
-                sender = u32::try_from(credentials.pid).unwrap_or(0);
+                sender = (u32::try_from(credentials.pid).unwrap_or(0), Some(credentials.uid));
             }
             (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
                 // SAFETY: the kernel wrote a timespec there, at whatever alignment.

@@ -3,12 +3,13 @@
 //! [`decode`] takes whatever anybody sends; what it gives keeps the bounds of the contract.
 //! [`encode`] is its inverse.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 use thiserror::Error;
 
+use super::kill::{self, Target, Wants, is_invocation};
 use crate::lineage::{Background, CallStart, CallStatus, KeptByLease, Said, SpanId, is_id};
 
 /// The version that is spoken here.
@@ -46,6 +47,8 @@ pub enum Body {
         /// wanted.
         tell: bool,
     },
+    /// Asks for processes to be ended: see `docs/kill.md`.
+    Kill(kill::Request),
 }
 
 /// Why a datagram is no message. The text may hold what the sender chose.
@@ -97,6 +100,12 @@ struct Wire {
     ttl: Option<f64>,
     process: Option<NonZeroU32>,
     tell: Option<bool>,
+    request: Option<u64>,
+    port: Option<NonZeroU16>,
+    invocation: Option<String>,
+    call: Option<String>,
+    plan: Option<u64>,
+    from: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -132,7 +141,10 @@ impl Wire {
         })
     }
 
-    fn body(self) -> Result<Body, MessageError> {
+    fn body(mut self) -> Result<Body, MessageError> {
+        if let Some(kind) = self.kind.take_if(|kind| kind.starts_with("kill")) {
+            return self.kill(&kind).map(Body::Kill);
+        }
         let id = self.id.filter(|id| is_id(id));
         let reason = self.reason.map(|reason| cut(reason, MAX_TEXT));
         let background = self.background.and_then(WireBackground::declared);
@@ -180,6 +192,34 @@ impl Wire {
     }
 }
 
+impl Wire {
+    fn kill(self, kind: &str) -> Result<kill::Request, MessageError> {
+        let number = self.request.ok_or(MessageError::Lacks("a request"))?;
+        let from = self.from.unwrap_or_default();
+        let plan = self.plan.ok_or(MessageError::Lacks("a plan"));
+        let wants = match kind {
+            "kill_plan" => {
+                let invocation = self.invocation.filter(|id| is_invocation(id));
+                let target = match (self.process, self.port, invocation) {
+                    (Some(pid), None, None) => Target::Process(pid.get()),
+                    (None, Some(port), None) => Target::Port(port.get()),
+                    (None, None, Some(id)) => Target::Invocation(id),
+                    _ => return Err(MessageError::Lacks("one process, port or invocation")),
+                };
+                if self.call.as_deref().is_some_and(|call| !is_id(call)) {
+                    return Err(MessageError::Lacks("a call that can be one"));
+                }
+                Wants::Plan { target, call: self.call }
+            }
+            "kill_show" => Wants::Show { plan: plan?, from },
+            "kill" => Wants::Act { plan: plan? },
+            "kill_receipts" => Wants::Receipts { plan: plan?, from },
+            _ => return Err(MessageError::UnknownType),
+        };
+        Ok(kill::Request { number, wants })
+    }
+}
+
 impl WireBackground {
     fn declared(self) -> Option<Background> {
         match self {
@@ -221,6 +261,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
     match body {
         Body::Says(said) => put(said, &mut fields),
         Body::Findings { tell } => fields.put_some("tell", tell.then_some(true)),
+        Body::Kill(request) => put_kill(request, &mut fields),
     }
     Value::Object(fields.0).to_string().into_bytes()
 }
@@ -263,6 +304,32 @@ fn kind(body: &Body) -> &'static str {
         Body::Says(Said::CallsEnd { .. }) => "calls_end",
         Body::Says(Said::Keep { .. }) => "keep",
         Body::Findings { .. } => "findings",
+        Body::Kill(request) => match request.wants {
+            Wants::Plan { .. } => "kill_plan",
+            Wants::Show { .. } => "kill_show",
+            Wants::Act { .. } => "kill",
+            Wants::Receipts { .. } => "kill_receipts",
+        },
+    }
+}
+
+fn put_kill(request: &kill::Request, fields: &mut Fields) {
+    let kill::Request { number, wants } = request;
+    fields.put("request", *number);
+    match wants {
+        Wants::Plan { target, call } => {
+            match target {
+                Target::Process(pid) => fields.put("process", *pid),
+                Target::Port(port) => fields.put("port", *port),
+                Target::Invocation(id) => fields.put("invocation", id.as_str()),
+            }
+            fields.put_some("call", call.as_deref());
+        }
+        Wants::Act { plan } => fields.put("plan", *plan),
+        Wants::Show { plan, from } | Wants::Receipts { plan, from } => {
+            fields.put("plan", *plan);
+            fields.put_some("from", (*from != 0).then_some(*from));
+        }
     }
 }
 
@@ -358,7 +425,7 @@ mod tests {
     fn each_type_is_read() {
         let said = |fields| match decoded(fields).unwrap().body {
             Body::Says(said) => said,
-            Body::Findings { .. } => panic!("a question"),
+            Body::Findings { .. } | Body::Kill(_) => panic!("a question"),
         };
         let id = || "a".to_owned();
         assert_eq!(
@@ -396,6 +463,67 @@ mod tests {
         let body = |fields| decoded(fields).unwrap().body;
         assert_eq!(body(r#""type":"findings""#), Body::Findings { tell: false });
         assert_eq!(body(r#""type":"findings","tell":true"#), Body::Findings { tell: true });
+    }
+
+    fn kill(fields: &str) -> Result<kill::Request, MessageError> {
+        decoded(&format!("\"request\":7,{fields}")).map(|message| match message.body {
+            Body::Kill(request) => request,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn each_request_to_kill_is_read() {
+        let wants = |fields| kill(fields).unwrap().wants;
+        let plan = |target, call: Option<&str>| {
+            let call = call.map(str::to_owned);
+            Wants::Plan { target, call }
+        };
+        assert_eq!(
+            wants(r#""type":"kill_plan","process":3,"call":"a""#),
+            plan(Target::Process(3), Some("a"))
+        );
+        assert_eq!(wants(r#""type":"kill_plan","port":65535"#), plan(Target::Port(65535), None));
+        assert_eq!(
+            wants(r#""type":"kill_plan","invocation":"1f-2""#),
+            plan(Target::Invocation("1f-2".to_owned()), None)
+        );
+        assert_eq!(wants(r#""type":"kill_show","plan":1"#), Wants::Show { plan: 1, from: 0 });
+        assert_eq!(wants(r#""type":"kill","plan":1"#), Wants::Act { plan: 1 });
+        assert_eq!(
+            wants(r#""type":"kill_receipts","plan":1,"from":9"#),
+            Wants::Receipts { plan: 1, from: 9 }
+        );
+    }
+
+    #[test]
+    fn request_to_kill_that_is_not_exact_is_refused() {
+        let long = "a".repeat(MAX_ID + 1);
+        for fields in [
+            r#""type":"kill_plan""#,
+            r#""type":"kill_plan","process":1,"port":2"#,
+            r#""type":"kill_plan","invocation":"x""#,
+            r#""type":"kill_plan","process":1,"call":"""#,
+            &format!(r#""type":"kill_plan","process":1,"call":"{long}""#),
+            r#""type":"kill""#,
+            r#""type":"kill_show""#,
+            r#""type":"kill_receipts","from":1"#,
+        ] {
+            let refused = kill(fields);
+            assert!(matches!(refused, Err(MessageError::Lacks(_))), "{fields}: {refused:?}");
+        }
+        for fields in [
+            r#""type":"kill_plan","process":0"#,
+            r#""type":"kill_plan","port":0"#,
+            r#""type":"kill_plan","port":65536"#,
+            r#""type":"kill","plan":-1"#,
+        ] {
+            let refused = kill(fields);
+            assert!(matches!(refused, Err(MessageError::Malformed(_))), "{fields}: {refused:?}");
+        }
+        assert!(matches!(kill(r#""type":"killall""#), Err(MessageError::UnknownType)));
+        let unnumbered = decoded(r#""type":"kill","plan":1"#);
+        assert!(matches!(unnumbered, Err(MessageError::Lacks("a request"))), "{unnumbered:?}");
     }
 
     #[test]
@@ -556,10 +684,27 @@ mod tests {
         ]
     }
 
+    fn kill_request() -> impl Strategy<Value = kill::Request> {
+        let target = prop_oneof![
+            (1..=u32::MAX).prop_map(Target::Process),
+            (1..=u16::MAX).prop_map(Target::Port),
+            "[0-9a-f]{1,16}-[0-9]{1,10}".prop_map(Target::Invocation),
+        ];
+        let wants = prop_oneof![
+            (target, proptest::option::of(id()))
+                .prop_map(|(target, call)| Wants::Plan { target, call }),
+            any::<(u64, u64)>().prop_map(|(plan, from)| Wants::Show { plan, from }),
+            any::<u64>().prop_map(|plan| Wants::Act { plan }),
+            any::<(u64, u64)>().prop_map(|(plan, from)| Wants::Receipts { plan, from }),
+        ];
+        (any::<u64>(), wants).prop_map(|(number, wants)| kill::Request { number, wants })
+    }
+
     fn body() -> impl Strategy<Value = Body> {
         prop_oneof![
             7 => said().prop_map(Body::Says),
             1 => any::<bool>().prop_map(|tell| Body::Findings { tell }),
+            2 => kill_request().prop_map(Body::Kill),
         ]
     }
 

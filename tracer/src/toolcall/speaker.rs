@@ -14,8 +14,21 @@ use rustix::{
 
 use super::{
     answer::Answer,
-    message::{MAX_MESSAGE, Message, datagram},
+    kill::{self, Request},
+    message::{Body, MAX_MESSAGE, Message, datagram, encode},
 };
+
+/// How often a request is made that is not answered.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// How long the answer to a request may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The first.
+    pub to_answer: Duration,
+    /// The one that it looks for, once it has said so.
+    pub to_look: Duration,
+}
 
 /// A socket that is connected to the listener.
 ///
@@ -48,12 +61,16 @@ impl Speaker {
     pub fn say(&self, message: &Message) -> io::Result<()> {
         let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "the message is too long");
         let datagram = datagram(message).ok_or_else(too_long)?;
+        self.send(&datagram, self.deadline)
+    }
+
+    fn send(&self, datagram: &[u8], deadline: Instant) -> io::Result<()> {
         loop {
-            match self.socket.send(&datagram) {
+            match self.socket.send(datagram) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait(PollFlags::OUT, self.deadline)?;
+                    self.wait(PollFlags::OUT, deadline)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -88,6 +105,43 @@ impl Speaker {
         }
     }
 
+    /// Asks for processes to be ended, again and again until it is answered: an answer may be lost, and
+    /// that the listener is gone is known only when something is said to it.
+    ///
+    /// # Errors
+    /// The listener is gone ([`io::ErrorKind::ConnectionRefused`]), or does not answer in time
+    /// ([`io::ErrorKind::TimedOut`]).
+    pub fn request(&self, request: &Request, patience: Asked) -> io::Result<kill::Answer> {
+        bind(&self.socket, &SocketAddrUnix::new_unnamed())?;
+        let body = Body::Kill(request.clone());
+        let question = encode(&Message { at: None, agent: None, pid: None, session: None, body });
+        let mut deadline = Instant::now() + patience.to_answer;
+        let mut buffer = vec![0; MAX_MESSAGE + 1];
+        loop {
+            self.send(&question, deadline)?;
+            let again = deadline.min(Instant::now() + AGAIN);
+            while wait(&mut [PollFd::new(&self.socket, PollFlags::IN)], again)? {
+                let reply = match self.socket.recv(&mut buffer) {
+                    Ok(length) => kill::Reply::decode(&buffer[..length]),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => None,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                    Err(error) => return Err(error),
+                };
+                // One to an earlier question may come late.
+                match reply.filter(|reply| reply.request == request.number) {
+                    Some(kill::Reply { answer: kill::Answer::Looking, .. }) => {
+                        deadline = deadline.max(Instant::now() + patience.to_look);
+                    }
+                    Some(kill::Reply { answer, .. }) => return Ok(answer),
+                    None => {}
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+
     fn wait(&self, flags: PollFlags, deadline: Instant) -> io::Result<()> {
         if wait(&mut [PollFd::new(&self.socket, flags)], deadline)? {
             Ok(())
@@ -117,7 +171,8 @@ mod tests {
         lineage::{CallStart, Said},
         toolcall::{
             answer::Told,
-            message::{Body, decode},
+            kill::{Refusal, Wants},
+            message::decode,
         },
     };
 
@@ -199,6 +254,53 @@ mod tests {
             let speaker = Speaker::connect(&path, PATIENCE).unwrap();
             let question = message(Body::Findings { tell: true });
             assert_eq!(speaker.ask(&question, PATIENCE).unwrap(), answer);
+        });
+    }
+
+    const REQUEST: Request = Request { number: 7, wants: Wants::Act { plan: 1 } };
+    const ASKED: Asked = Asked { to_answer: PATIENCE, to_look: PATIENCE };
+
+    #[test]
+    fn request_is_made_again_until_it_is_answered_itself() {
+        let (_folder, path, listener) = listener();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut datagram = [0; 1024];
+                // The answer to the first is lost.
+                listener.recv_from(&mut datagram).unwrap();
+                let (length, from) = listener.recv_from(&mut datagram).unwrap();
+                let asked = decode(&datagram[..length]).unwrap().body;
+                assert_eq!(asked, Body::Kill(REQUEST));
+                for (number, answer) in [(6, kill::Answer::Begun), (7, kill::Answer::Looking)] {
+                    listener
+                        .send_to_addr(&kill::Reply::to(number, answer).encode(), &from)
+                        .unwrap();
+                }
+                listener.send_to_addr(b"{}", &from).unwrap();
+                let refused = kill::Answer::Refused {
+                    code: Refusal::Busy,
+                    reason: "why".to_owned(),
+                    run: None,
+                };
+                listener.send_to_addr(&kill::Reply::to(7, refused).encode(), &from).unwrap();
+            });
+            let speaker = Speaker::connect(&path, PATIENCE).unwrap();
+            let answer = speaker.request(&REQUEST, ASKED).unwrap();
+            assert!(
+                matches!(answer, kill::Answer::Refused { code: Refusal::Busy, .. }),
+                "{answer:?}"
+            );
+        });
+    }
+
+    #[test]
+    fn listener_that_is_gone_is_known_by_asking_again() {
+        let (_folder, path, listener) = listener();
+        std::thread::scope(|scope| {
+            scope.spawn(move || listener.recv_from(&mut [0; 1024]).unwrap());
+            let speaker = Speaker::connect(&path, PATIENCE).unwrap();
+            let asked = speaker.request(&REQUEST, ASKED).unwrap_err();
+            assert_eq!(asked.kind(), io::ErrorKind::ConnectionRefused);
         });
     }
 
