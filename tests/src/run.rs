@@ -445,6 +445,15 @@ impl Running {
         self.dir.path().join(name)
     }
 
+    /// Waits until it has said this, on either stream.
+    #[track_caller]
+    pub fn until_said(&self, text: &str) {
+        proc::until(text, || {
+            let mut outputs = self.collector.so_far().into_iter();
+            outputs.any(|said| String::from_utf8_lossy(&said).contains(text)).then_some(())
+        });
+    }
+
     /// Types on the terminal.
     pub fn type_in(&self, bytes: &[u8]) {
         self.terminal.as_ref().expect("a run on a terminal").write(bytes);

@@ -14,6 +14,7 @@ use super::{
     groups::{DoomedGroup, Place},
     hand::Sent,
     job::{Job, World},
+    plan::Request,
 };
 use crate::lineage::{
     FindingKind, Found, Lineage, Lot, Nanos, Pids, Process, ProcessId, Receipt, Remedy, Rules,
@@ -26,13 +27,17 @@ pub struct Settings<'a> {
     pub rules: &'a Rules,
     /// The pattern that keeps a process, if one does.
     pub allow: &'a dyn Fn(&Process) -> Option<String>,
-    /// Tell what would be done, and touch nothing.
+    /// Deal with what is found; else only with what somebody asks for.
+    pub leaks: bool,
+    /// Tell what would be done about it, and touch nothing.
     pub dry_run: bool,
 }
 
 impl std::fmt::Debug for Settings<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settings").field("dry_run", &self.dry_run).finish_non_exhaustive()
+        let Self { rules: _, allow: _, leaks, dry_run } = self;
+        let mut shown = f.debug_struct("Settings");
+        shown.field("leaks", leaks).field("dry_run", dry_run).finish_non_exhaustive()
     }
 }
 
@@ -88,6 +93,15 @@ pub enum Act {
     },
     /// What became of a process: for the core.
     Receipt(Box<Receipt>),
+    /// Tell the core that somebody asked for this process to be ended.
+    Requested(ProcessId),
+    /// All of a request is done: tell who asked.
+    Fulfilled {
+        /// Its number.
+        request: u64,
+        /// What became of each process, oldest first.
+        receipts: Vec<Receipt>,
+    },
 }
 
 /// All that is being cleaned up.
@@ -126,7 +140,9 @@ impl<'a> Cleaner<'a> {
     /// Whether nothing is left to be done about what was found so far.
     #[must_use]
     pub fn is_idle(&self, lineage: &Lineage) -> bool {
-        self.acts.is_empty() && self.seen == lineage.findings_opened() && self.jobs.is_empty()
+        self.acts.is_empty()
+            && (!self.settings.leaks || self.seen == lineage.findings_opened())
+            && self.jobs.is_empty()
     }
 
     /// Does what is due: `lineage` has taken in everything up to `now`.
@@ -150,7 +166,8 @@ impl<'a> Cleaner<'a> {
         lineage: &Lineage,
         mut act: impl FnMut(&mut Job, &mut World<'_>),
     ) {
-        let Settings { rules, allow, dry_run } = self.settings;
+        let Settings { rules, allow, dry_run, leaks: _ } = self.settings;
+        let busy = self.jobs.iter().flat_map(Job::in_hand).collect();
         let mut world = World {
             now,
             lineage,
@@ -160,10 +177,18 @@ impl<'a> Cleaner<'a> {
             ended: &mut self.ended,
             // What one job has in hand is none of another's.
             taken: &mut HashSet::new(),
+            busy: &busy,
             acts: &mut self.acts,
             owns_cgroup: self.owns_cgroup,
         };
         self.jobs.iter_mut().for_each(|job| act(job, &mut world));
+    }
+
+    /// Takes on what somebody asks for; [`Cleaner::step`] begins with it.
+    pub fn request(&mut self, request: Request, now: Nanos, lineage: &Lineage) {
+        let agent = request.ends.first().and_then(|&id| lineage.agent_above(id));
+        let treatment = self.settings.rules.on_request(agent.as_deref());
+        self.jobs.push(Job::requested(request, treatment, now));
     }
 
     /// What is to be done next; `None`: nothing for now.
@@ -240,7 +265,7 @@ impl<'a> Cleaner<'a> {
     /// Makes jobs of what was found since the last look.
     fn take_in(&mut self, now: Nanos, lineage: &Lineage) {
         let opened = lineage.findings_opened();
-        if opened == self.seen {
+        if opened == self.seen || !self.settings.leaks {
             return;
         }
         for found in lineage.found_after(self.seen) {

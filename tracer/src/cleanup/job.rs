@@ -10,6 +10,7 @@ use super::{
     cleaner::Act,
     groups::{self, DoomedGroup, Place},
     hand::Sent,
+    plan::Request,
 };
 use crate::lineage::{
     ActionResult, FindingKind, Found, Lineage, Lot, Member, Nanos, Pids, PortFreed, Process,
@@ -41,6 +42,8 @@ pub(super) struct World<'w> {
     pub(super) ended: &'w mut VecDeque<Nanos>,
     /// Who is in the hands of a job before this one.
     pub(super) taken: &'w mut HashSet<ProcessId>,
+    /// Who was in the hands of any job before this step.
+    pub(super) busy: &'w HashSet<ProcessId>,
     pub(super) acts: &'w mut VecDeque<Act>,
     /// The run has a cgroup of its own.
     pub(super) owns_cgroup: bool,
@@ -79,7 +82,9 @@ enum Whole {
 
 #[derive(Debug)]
 pub(super) struct Job {
-    kind: FindingKind,
+    /// `None`: somebody asked for it.
+    kind: Option<FindingKind>,
+    request: Option<Request>,
     treatment: Treatment,
     decided_by: String,
     found_at: Nanos,
@@ -158,8 +163,29 @@ impl Target {
 
 impl Job {
     pub(super) fn new(found: &Found, treatment: Treatment, decided_by: String, now: Nanos) -> Self {
-        let mut job = Self {
-            kind: found.kind,
+        let mut job = Self::waiting(Some(found.kind), treatment, decided_by, now);
+        job.add(found);
+        job
+    }
+
+    /// What somebody asked for, of those and of nobody else that were named then.
+    pub(super) fn requested(request: Request, treatment: Treatment, now: Nanos) -> Self {
+        let mut job = Self::waiting(None, treatment, request.decided_by.clone(), now);
+        job.tops.extend(request.ends.iter().copied());
+        job.kept.extend(request.left.iter().copied());
+        job.request = Some(request);
+        job
+    }
+
+    fn waiting(
+        kind: Option<FindingKind>,
+        treatment: Treatment,
+        decided_by: String,
+        now: Nanos,
+    ) -> Self {
+        Self {
+            kind,
+            request: None,
             treatment,
             decided_by,
             found_at: now,
@@ -172,13 +198,11 @@ impl Job {
             at_first: 0,
             at_last: 0,
             rounds: 0,
-            is_alone: found.kind == FindingKind::Zombie,
+            is_alone: kind == Some(FindingKind::Zombie),
             is_caught_up: false,
             dead: Vec::new(),
             whole: Whole::Untried,
-        };
-        job.add(found);
-        job
+        }
     }
 
     /// Whether a finding belongs to this job: what is found before it begins is dealt with at once, so
@@ -186,7 +210,7 @@ impl Job {
     pub(super) fn takes(&self, found: &Found, treatment: Treatment, decided_by: &str) -> bool {
         self.phase == Phase::Waiting
             && !self.is_alone
-            && self.kind == found.kind
+            && self.kind == Some(found.kind)
             && self.treatment == treatment
             && self.decided_by == decided_by
     }
@@ -202,6 +226,12 @@ impl Job {
 
     pub(super) fn is_done(&self) -> bool {
         self.phase == Phase::Done
+    }
+
+    /// Those that it still has something to do with.
+    pub(super) fn in_hand(&self) -> impl Iterator<Item = ProcessId> {
+        let open = self.targets.values().filter(|target| target.result.is_none());
+        open.map(|target| target.id)
     }
 
     pub(super) fn deadline(&self) -> Option<Nanos> {
@@ -252,14 +282,19 @@ impl Job {
     fn wait(&mut self, world: &mut World<'_>) {
         let is_due = world.now >= self.found_at.after(self.treatment.delay);
         // Evidence first: what is dead cannot be looked at any more.
-        let is_known = self.kind != FindingKind::Survivor || world.lineage.is_settled();
+        let is_known = self.kind != Some(FindingKind::Survivor) || world.lineage.is_settled();
         if !is_due || !is_known {
             return;
         }
         self.begun_at = world.now;
-        // What was put right meanwhile is left alone.
-        self.tops.retain(|top| world.lineage.stands(*top, self.kind));
-        if self.tops.is_empty() {
+        if let Some(kind) = self.kind {
+            // What was put right meanwhile is left alone.
+            self.tops.retain(|top| world.lineage.stands(*top, kind));
+        } else if self.is_anothers(world) {
+            self.found_at = world.now.after(LOOK);
+            return;
+        }
+        if self.tops.is_empty() && self.request.is_none() {
             self.phase = Phase::Done;
             return;
         }
@@ -275,7 +310,7 @@ impl Job {
                 self.targets.entry(place(top)).or_insert_with(|| Target::new(top));
             }
         }
-        if world.dry_run {
+        if self.is_dry(world) {
             for member in members {
                 let mut target = Target::new(member.id);
                 let (result, reason) = match self.obstacle(&member, world) {
@@ -295,6 +330,18 @@ impl Job {
         }
     }
 
+    /// Whether another job is at it: what is asked for begins when that is done, so that nobody is sent
+    /// anything twice, and whoever asked is told how it ended.
+    fn is_anothers(&self, world: &World<'_>) -> bool {
+        let members = world.lineage.below(&self.tops, &self.kept);
+        members.iter().any(|member| world.busy.contains(&member.id))
+    }
+
+    /// Whether it only tells. Who asks has been told already.
+    fn is_dry(&self, world: &World<'_>) -> bool {
+        world.dry_run && self.request.is_none()
+    }
+
     /// Who lives of the lineages, kept ones and what is below them left out; tells the kernel side of
     /// the kept.
     fn members(&mut self, world: &mut World<'_>) -> Vec<Member> {
@@ -304,8 +351,8 @@ impl Job {
                 .iter()
                 .filter(|member| !self.targets.contains_key(&place(member.id)))
                 .filter_map(|member| {
-                    let why = world.lineage.kept(member.id, world.now, world.allow)?;
-                    Some((*member, why))
+                    let why = world.lineage.kept(member.id, world.now, world.allow);
+                    Some((*member, why.or_else(|| self.is_spared(member, world))?))
                 })
                 .collect();
             if kept.is_empty() {
@@ -319,10 +366,29 @@ impl Job {
                 if self.phase == Phase::Killing {
                     world.acts.push_back(Act::Decide(member.id, Lot::Kept));
                 }
+                self.is_requested(member.id, world);
                 let mut target = Target::new(member.id);
                 target.settle(ActionResult::Kept, Some(why), world.now);
                 self.targets.insert(place(member.id), target);
             }
+        }
+    }
+
+    /// Why one that was forked since is not what was asked for.
+    fn is_spared(&self, member: &Member, world: &World<'_>) -> Option<String> {
+        let request = self.request.as_ref()?;
+        if request.ends.contains(&member.id) {
+            return None;
+        }
+        let call = request.call.as_deref()?;
+        (!super::plan::is_surely_of(world.lineage, member.id, call))
+            .then(|| "it is not surely of that call".to_owned())
+    }
+
+    /// What comes of it is to be told whatever is found of it.
+    fn is_requested(&self, id: ProcessId, world: &mut World<'_>) {
+        if self.request.is_some() {
+            world.acts.push_back(Act::Requested(id));
         }
     }
 
@@ -335,7 +401,11 @@ impl Job {
         if member.pids.local.is_none() {
             return refused("it has no pid in tracer's PID namespace");
         }
-        if member.is_nested && self.kind != FindingKind::Survivor {
+        let takes_nested = match &self.request {
+            Some(request) => request.takes_nested,
+            None => self.kind == Some(FindingKind::Survivor),
+        };
+        if member.is_nested && !takes_nested {
             return refused("it belongs to another invocation");
         }
         world.limit().map(|why| (ActionResult::Limited, why))
@@ -349,13 +419,14 @@ impl Job {
             let at = place(member.id);
             if !self.targets.contains_key(&at) {
                 let mut target = Target::new(member.id);
+                self.is_requested(member.id, world);
                 if let Some((result, reason)) = self.obstacle(member, world) {
                     target.settle(result, Some(reason), world.now);
                     if self.phase == Phase::Killing {
                         world.acts.push_back(Act::Decide(member.id, Lot::Kept));
                     }
                 } else {
-                    target.listening = world.lineage.listened_at(member.id);
+                    target.listening = self.listening(member.id, world);
                     if !target.listening.is_empty() {
                         world.acts.push_back(Act::HoldPorts {
                             process: member.id,
@@ -430,6 +501,11 @@ impl Job {
         }
     }
 
+    fn listening(&self, id: ProcessId, world: &World<'_>) -> Vec<Vec<u8>> {
+        let seen = self.request.as_ref().and_then(|request| request.listening.get(&id));
+        seen.cloned().unwrap_or_else(|| world.lineage.listened_at(id))
+    }
+
     /// Forked by a process that had been asked to end and has not yet: what it ends with, as the
     /// `rm` of a shell's trap. It is asked when it is left behind.
     fn helps_to_end(&self, member: &Member, world: &World<'_>) -> bool {
@@ -502,7 +578,7 @@ impl Job {
     /// signals, which then are for those who are not in it. `first`: the first act of this round.
     fn claim_cgroup(&mut self, first: usize, world: &mut World<'_>) {
         // Whoever outlives the run, COMMAND has ended.
-        let may_ask = world.owns_cgroup && self.kind == FindingKind::Survivor;
+        let may_ask = world.owns_cgroup && self.kind == Some(FindingKind::Survivor);
         if !may_ask || self.whole != Whole::Untried {
             return;
         }
@@ -751,6 +827,8 @@ impl Job {
     /// Gives the receipts.
     fn finish(&mut self, world: &mut World<'_>) {
         self.phase = Phase::Done;
+        let dry_run = self.is_dry(world);
+        let mut receipts = Vec::new();
         for target in std::mem::take(&mut self.targets).into_values() {
             let Target { id, signals, result, listening, mut ports, .. } = target;
             let (result, reason, at) =
@@ -761,19 +839,26 @@ impl Job {
                     ports.push(PortFreed { address, free_at: None });
                 }
             }
-            world.acts.push_back(Act::Receipt(Box::new(Receipt {
+            let receipt = Receipt {
                 process: id,
                 kind: self.kind,
                 remedy: self.treatment.remedy,
                 decided_by: self.decided_by.clone(),
                 decided_at: self.begun_at,
-                dry_run: world.dry_run,
+                dry_run,
                 signals,
                 result,
                 reason,
                 at,
                 ports,
-            })));
+            };
+            if self.request.is_some() {
+                receipts.push(receipt.clone());
+            }
+            world.acts.push_back(Act::Receipt(Box::new(receipt)));
+        }
+        if let Some(request) = &self.request {
+            world.acts.push_back(Act::Fulfilled { request: request.number, receipts });
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Cleaning up: what leaks is ended, and only that.
 //!
-//! [`Cleaner`] decides, without input or output of its own, in the manner of the core; [`Hand`] does
-//! what it says, and [`RunCgroup`] where the run has a cgroup of its own.
+//! [`Plan`] says what a request would end. [`Cleaner`] decides, without input or output of its own, in
+//! the manner of the core; [`Hand`] does what it says, and [`RunCgroup`] where the run has a cgroup of
+//! its own.
 
 mod cgroup;
 mod claim;
@@ -9,6 +10,7 @@ mod cleaner;
 mod groups;
 mod hand;
 mod job;
+mod plan;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -18,3 +20,4 @@ pub use claim::{Claim, Objection};
 pub use cleaner::{Act, Cleaner, Settings};
 pub use groups::{DoomedGroup, Place};
 pub use hand::{Hand, Identity, Sent};
+pub use plan::{Left, Plan, Request, Sought, Target, Unsure};

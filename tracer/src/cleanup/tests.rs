@@ -12,7 +12,7 @@ use tracer_common::WaitCounts;
 use super::*;
 use crate::lineage::{
     ActionResult, Config, Event, FindingKind, Lineage, Lot, Nanos, Observation, Outcome, Output,
-    Pids, Policy, Process, ProcessId, RecoveredProcess, Rules, SignalTarget,
+    Pids, Policy, Process, ProcessId, Receipt, RecoveredProcess, Rules, SignalTarget,
 };
 
 const ROOT: u32 = 100;
@@ -62,6 +62,8 @@ struct Kernel {
     cgroup: Option<BTreeSet<u32>>,
     /// How often that was killed.
     cgroup_kills: usize,
+    /// What came of requests.
+    fulfilled: Vec<(u64, Vec<Receipt>)>,
 }
 
 impl Kernel {
@@ -81,6 +83,7 @@ impl Kernel {
             never_reaps: BTreeSet::new(),
             cgroup: None,
             cgroup_kills: 0,
+            fulfilled: Vec::new(),
         };
         kernel.fork(TRACER, Manner::Dies);
         kernel
@@ -382,6 +385,11 @@ impl Kernel {
             }
             Act::KillCgroup(claim) => return self.kill_cgroup(&claim, cleaner),
             Act::HoldPorts { .. } | Act::CheckPorts(_) => return,
+            Act::Requested(process) => crate::lineage::CleanupNews::Requested(process),
+            Act::Fulfilled { request, receipts } => {
+                self.fulfilled.push((request, receipts));
+                return;
+            }
             Act::CatchUp => return cleaner.step(self.at(), &self.lineage),
             Act::Doom(process) => crate::lineage::CleanupNews::Doomed(process),
             Act::Unkillable { process, since } => {
@@ -412,7 +420,7 @@ fn nobody(_: &Process) -> Option<String> {
 }
 
 fn settings(rules: &Rules) -> Settings<'_> {
-    Settings { rules, allow: &nobody, dry_run: false }
+    Settings { rules, allow: &nobody, leaks: true, dry_run: false }
 }
 
 /// Whom every signal was sent to that a process was ended with.
@@ -906,5 +914,321 @@ proptest! {
         let alive: BTreeSet<_> = kernel.alive().into_iter().collect();
         prop_assert_eq!(&alive, &kept);
         prop_assert!(kernel.signals.iter().all(|(pid, _)| !kept.contains(pid) && *pid >= ROOT));
+    }
+}
+
+/// What is known of processes that were looked at: nothing that keeps them.
+fn looked_at(kernel: &Kernel) -> std::collections::HashMap<ProcessId, Observation> {
+    let all = kernel.lineage.everyone().into_iter();
+    all.map(|id| (id, Observation { exists: true, ..Observation::default() })).collect()
+}
+
+/// The plan to end this, as somebody outside asks for it.
+fn plan(kernel: &Kernel, target: &Target) -> Plan {
+    let sought = Sought {
+        target,
+        call: None,
+        asker: None,
+        asked_at: kernel.at(),
+        seen: &looked_at(kernel),
+        allow: &nobody,
+    };
+    Plan::of(&kernel.lineage, kernel.at(), sought)
+}
+
+fn pids(ids: &[ProcessId]) -> Vec<u32> {
+    ids.iter().map(|id| id.pid).collect()
+}
+
+/// Settings that end nothing unless somebody asks for it.
+fn only_requests(rules: &Rules) -> Settings<'_> {
+    Settings { leaks: false, ..settings(rules) }
+}
+
+impl Kernel {
+    /// Hands what was agreed to over.
+    fn asks(&self, cleaner: &mut Cleaner<'_>, number: u64, plan: &Plan) {
+        let request = plan.agreed(number, "somebody".to_owned(), <_>::default());
+        cleaner.request(request, self.at(), &self.lineage);
+    }
+
+    /// What came of a request: each process and its result.
+    fn came_of(&self, request: u64) -> Vec<(u32, ActionResult)> {
+        let found = self.fulfilled.iter().find(|(number, _)| *number == request);
+        let (_, receipts) = found.expect("it is fulfilled");
+        receipts.iter().map(|receipt| (receipt.process.pid, receipt.result)).collect()
+    }
+}
+
+#[test]
+fn request_ends_what_it_named_and_nobody_else() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let server = kernel.fork(ROOT, Manner::Dies);
+    let worker = kernel.fork(server, Manner::Dies);
+    let other = kernel.fork(ROOT, Manner::Dies);
+    let plan = plan(&kernel, &Target::Process(Kernel::id(server)));
+    assert_eq!((pids(&plan.ends), plan.left.len()), (vec![server, worker], 0));
+    let mut cleaner = Cleaner::new(only_requests(&rules));
+    kernel.asks(&mut cleaner, 7, &plan);
+    kernel.passes(&mut cleaner, 1_000);
+    assert_eq!(kernel.signals, [(server, 15), (worker, 15)]);
+    assert_eq!(kernel.alive(), [ROOT, other]);
+    assert_eq!(kernel.came_of(7), [(server, ActionResult::Ended), (worker, ActionResult::Ended)]);
+    assert!(cleaner.is_idle(&kernel.lineage));
+}
+
+#[test]
+fn request_takes_command_with_its_invocation() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let child = kernel.fork(ROOT, Manner::Ignores);
+    let plan = plan(&kernel, &Target::Invocation(Kernel::id(ROOT)));
+    assert_eq!(pids(&plan.ends), [ROOT, child]);
+    let mut cleaner = Cleaner::new(only_requests(&rules));
+    kernel.asks(&mut cleaner, 1, &plan);
+    kernel.passes(&mut cleaner, 10_000);
+    assert_eq!(kernel.signals, [(ROOT, 15), (child, 15), (child, 9)]);
+    assert_eq!(kernel.alive(), [0; 0]);
+}
+
+#[test]
+fn what_is_forked_after_the_plan_ends_too_and_who_was_left_alone_is_still() {
+    let rules = rules("[[keep]]\nexecutables = ['devserver']\nreason = 'mine'");
+    let mut kernel = Kernel::new(&rules);
+    let shell = kernel.fork(ROOT, Manner::Dies);
+    let kept = kernel.fork(shell, Manner::Dies);
+    kernel.executes(kept, "devserver");
+    let below = kernel.fork(kept, Manner::Dies);
+    kernel.executes(below, "esbuild");
+    let plan = plan(&kernel, &Target::Process(Kernel::id(shell)));
+    assert_eq!(pids(&plan.ends), [shell]);
+    let left: Vec<_> = plan.left.iter().map(|left| (left.process.pid, &*left.reason)).collect();
+    let reasons = ["rule: mine", "it descends from a process that is left alone"];
+    assert_eq!(left, [(kept, reasons[0]), (below, reasons[1])]);
+    // What no rule keeps any more was not agreed to either.
+    kernel.executes(kept, "renamed");
+    let later = kernel.fork(shell, Manner::Dies);
+    let new_below = kernel.fork(below, Manner::Dies);
+    let mut cleaner = Cleaner::new(only_requests(&rules));
+    kernel.asks(&mut cleaner, 1, &plan);
+    kernel.passes(&mut cleaner, 1_000);
+    assert_eq!(kernel.signals, [(shell, 15), (later, 15)]);
+    assert_eq!(kernel.alive(), [ROOT, kept, below, new_below]);
+}
+
+#[test]
+fn who_descends_from_a_kept_process_is_left_alone_also_where_it_is_named() {
+    let rules = rules("[[keep]]\nexecutables = ['devserver']\nreason = 'mine'");
+    let mut kernel = Kernel::new(&rules);
+    let kept = kernel.fork(ROOT, Manner::Dies);
+    kernel.executes(kept, "devserver");
+    let below = kernel.fork(kept, Manner::Dies);
+    kernel.executes(below, "esbuild");
+    let named = kernel.fork(below, Manner::Dies);
+    let plan = |kernel: &Kernel| plan(kernel, &Target::Process(Kernel::id(named)));
+    let refused = plan(&kernel);
+    assert_eq!(refused.ends, []);
+    assert_eq!(refused.left.first().map(|left| left.result), Some(ActionResult::Kept));
+    // Whom nobody keeps any more keeps nobody.
+    kernel.dies(kept, 0);
+    assert_eq!(pids(&plan(&kernel).ends), [named]);
+}
+
+#[test]
+fn who_asks_and_pid_1_are_left_alone() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let shell = kernel.fork(ROOT, Manner::Dies);
+    let asker = kernel.fork(shell, Manner::Dies);
+    let sought = Sought {
+        target: &Target::Invocation(Kernel::id(ROOT)),
+        call: None,
+        asker: Some(Kernel::id(asker)),
+        asked_at: kernel.at(),
+        seen: &looked_at(&kernel),
+        allow: &nobody,
+    };
+    let plan = Plan::of(&kernel.lineage, kernel.at(), sought);
+    assert_eq!(pids(&plan.ends), [ROOT, shell]);
+    let left = |plan: Plan| plan.left.into_iter().map(|left| (left.process.pid, left.reason));
+    assert!(left(plan).eq([(asker, "it is the one that asks".to_owned())]));
+    kernel.next = 1;
+    let init = kernel.fork(ROOT, Manner::Dies);
+    let plan = self::plan(&kernel, &Target::Process(Kernel::id(init)));
+    assert_eq!(plan.ends, []);
+    assert!(left(plan).eq([(init, "it is PID 1".to_owned())]));
+}
+
+#[test]
+fn who_could_not_be_looked_at_is_left_alone_and_who_came_later_is_not() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let shell = kernel.fork(ROOT, Manner::Dies);
+    let unseen = kernel.fork(shell, Manner::Dies);
+    let mut seen = looked_at(&kernel);
+    seen.remove(&Kernel::id(unseen));
+    let asked_at = Nanos(Kernel::id(unseen).start);
+    let later = kernel.fork(shell, Manner::Dies);
+    let target = Target::Process(Kernel::id(shell));
+    let sought =
+        Sought { target: &target, call: None, asker: None, asked_at, seen: &seen, allow: &nobody };
+    let plan = Plan::of(&kernel.lineage, kernel.at(), sought);
+    assert_eq!(pids(&plan.ends), [shell, later]);
+    assert_eq!(plan.left.iter().map(|left| left.process.pid).collect::<Vec<_>>(), [unseen]);
+}
+
+#[test]
+fn nested_invocation_goes_with_the_one_around_it_and_not_with_who_forked_it() {
+    let rules = rules(
+        "[[agent]]\nname = 'outer'\nexecutables = ['outer']\n\
+         [[agent]]\nname = 'inner'\nexecutables = ['inner']",
+    );
+    let mut kernel = Kernel::new(&rules);
+    kernel.executes(ROOT, "sh");
+    let mut line = vec![ROOT];
+    for name in ["outer", "sh", "inner", "sh"] {
+        let pid = kernel.fork(line[line.len() - 1], Manner::Dies);
+        kernel.executes(pid, name);
+        line.push(pid);
+    }
+    let of = |pid: u32, target: fn(ProcessId) -> Target| {
+        let plan = plan(&kernel, &target(Kernel::id(pid)));
+        let left: Vec<_> = plan.left.iter().map(|left| left.process.pid).collect();
+        (pids(&plan.ends), left)
+    };
+    let &[root, outer, shell, inner, tool] = line.as_slice() else { panic!("{line:?}") };
+    // Its agent is an invocation of its own, which the shell only forked.
+    assert_eq!(of(shell, Target::Process), (vec![shell], vec![inner, tool]));
+    assert_eq!(of(inner, Target::Process), (vec![inner, tool], vec![]));
+    assert_eq!(of(inner, Target::Invocation), (vec![inner, tool], vec![]));
+    assert_eq!(of(outer, Target::Process), (vec![outer, shell, inner, tool], vec![]));
+    assert_eq!(of(root, Target::Invocation), (line.clone(), vec![]));
+    // Who is named itself is that, whoever's it is.
+    assert_eq!(of(tool, Target::Process), (vec![tool], vec![]));
+}
+
+#[test]
+fn second_request_waits_for_the_first_and_is_told_as_well() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let stubborn = kernel.fork(ROOT, Manner::Ignores);
+    let beside = kernel.fork(stubborn, Manner::Dies);
+    let whole = plan(&kernel, &Target::Process(Kernel::id(stubborn)));
+    let part = plan(&kernel, &Target::Process(Kernel::id(beside)));
+    let mut cleaner = Cleaner::new(only_requests(&rules));
+    kernel.asks(&mut cleaner, 1, &whole);
+    kernel.passes(&mut cleaner, 100);
+    kernel.asks(&mut cleaner, 2, &whole);
+    kernel.asks(&mut cleaner, 3, &part);
+    kernel.passes(&mut cleaner, 20_000);
+    assert_eq!(kernel.signals, [(stubborn, 15), (beside, 15), (stubborn, 9)]);
+    let all = |result| [(stubborn, result), (beside, result)];
+    assert_eq!(kernel.came_of(1), all(ActionResult::Ended));
+    assert_eq!(kernel.came_of(2), all(ActionResult::EndedByItself));
+    assert_eq!(kernel.came_of(3), [(beside, ActionResult::EndedByItself)]);
+    assert!(cleaner.is_idle(&kernel.lineage));
+}
+
+#[test]
+fn request_is_fulfilled_although_everyone_has_ended_before() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let server = kernel.fork(ROOT, Manner::Dies);
+    let plan = plan(&kernel, &Target::Process(Kernel::id(server)));
+    kernel.dies(server, 0);
+    let mut cleaner = Cleaner::new(only_requests(&rules));
+    kernel.asks(&mut cleaner, 1, &plan);
+    kernel.passes(&mut cleaner, 1_000);
+    assert_eq!(kernel.signals, []);
+    assert_eq!(kernel.came_of(1), [(server, ActionResult::EndedByItself)]);
+}
+
+#[test]
+fn request_is_done_also_where_leaks_are_only_told_of() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let server = kernel.fork(ROOT, Manner::Dies);
+    let plan = plan(&kernel, &Target::Process(Kernel::id(server)));
+    let mut cleaner = Cleaner::new(Settings { dry_run: true, ..settings(&rules) });
+    kernel.asks(&mut cleaner, 1, &plan);
+    kernel.passes(&mut cleaner, 1_000);
+    assert_eq!(kernel.came_of(1), [(server, ActionResult::Ended)]);
+    assert!(!kernel.fulfilled[0].1[0].dry_run);
+}
+
+#[test]
+fn limit_of_a_minute_holds_for_requests() {
+    let rules = rules("[cleanup]\nmax_kills_per_minute = 1");
+    let mut kernel = Kernel::new(&rules);
+    let server = kernel.fork(ROOT, Manner::Dies);
+    let worker = kernel.fork(server, Manner::Dies);
+    let plan = plan(&kernel, &Target::Process(Kernel::id(server)));
+    let mut cleaner = Cleaner::new(only_requests(&rules));
+    kernel.asks(&mut cleaner, 1, &plan);
+    kernel.passes(&mut cleaner, 1_000);
+    assert_eq!(kernel.signals, [(server, 15)]);
+    assert_eq!(kernel.came_of(1), [(server, ActionResult::Ended), (worker, ActionResult::Limited)]);
+}
+
+#[test]
+fn what_came_of_a_request_is_told_at_the_end_whatever_was_found() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let server = kernel.fork(ROOT, Manner::Dies);
+    kernel.executes(server, "node");
+    let plan = plan(&kernel, &Target::Process(Kernel::id(server)));
+    let mut cleaner = Cleaner::new(only_requests(&rules));
+    kernel.asks(&mut cleaner, 1, &plan);
+    kernel.passes(&mut cleaner, 5_000);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(only_requests(&rules));
+    assert_eq!(outcome.findings.len(), 0);
+    let told = outcome.on_request.first().expect("it is told");
+    assert_eq!((told.process.id.pid, &*told.process.name), (server, &b"node"[..]));
+    assert_eq!(told.action.receipt.decided_by, "somebody");
+    assert_eq!(told.action.receipt.kind, None);
+}
+
+proptest! {
+    /// Whatever the tree and whoever is named in it: that lineage is dead, but for what is kept, and
+    /// nobody else was sent anything; also where who is named descends from what is kept.
+    #[test]
+    fn requested_lineage_dies_and_no_other(tree in trees(), named: prop::sample::Index) {
+        let rules = rules("[[keep]]\nexecutables = ['kept']");
+        let mut kernel = Kernel::new(&rules);
+        let mut made = vec![ROOT];
+        let (mut kept, mut below) = (BTreeSet::new(), BTreeMap::new());
+        for (forker, manner) in tree {
+            let forker = *forker.get(&made);
+            let pid = kernel.fork(forker, if manner < 3 { Manner::Ignores } else { Manner::Dies });
+            kernel.executes(pid, if manner == 7 { "kept" } else { "leaks" });
+            if manner == 7 || kept.contains(&forker) {
+                kept.insert(pid);
+            }
+            below.insert(pid, forker);
+            made.push(pid);
+        }
+        let top = *named.get(&made);
+        let is_below = |mut pid: u32| loop {
+            if pid == top {
+                return true;
+            }
+            match below.get(&pid) {
+                Some(&forker) => pid = forker,
+                None => return false,
+            }
+        };
+        let plan = plan(&kernel, &Target::Process(Kernel::id(top)));
+        let mut cleaner = Cleaner::new(only_requests(&rules));
+        kernel.asks(&mut cleaner, 1, &plan);
+        kernel.passes(&mut cleaner, 20_000);
+        let dead: BTreeSet<_> =
+            made.iter().copied().filter(|pid| is_below(*pid) && !kept.contains(pid)).collect();
+        let alive: BTreeSet<_> = kernel.alive().into_iter().collect();
+        for pid in &made {
+            prop_assert_eq!(!alive.contains(pid), dead.contains(pid), "{}", pid);
+        }
+        prop_assert!(kernel.signals.iter().all(|(pid, _)| dead.contains(pid)));
     }
 }

@@ -13,6 +13,8 @@ impl Status {
     pub const OK: Self = Self(0);
     /// There is no answer to what was asked.
     pub const NOTHING_FOUND: Self = Self(1);
+    /// Something that was to end is alive.
+    pub const LEFT_ALIVE: Self = Self(1);
     /// Default for a leak: COMMAND succeeded and left something behind.
     pub const LEAKED: u8 = 23;
     /// COMMAND succeeded, and events were lost that could change the verdict.

@@ -5,6 +5,7 @@ mod doctor;
 mod exit;
 mod hook;
 mod judge;
+mod kill;
 mod record;
 mod replay;
 mod run;
@@ -42,6 +43,7 @@ enum Command {
     Record(Box<record::RecordArgs>),
     Replay(replay::ReplayArgs),
     Blame(blame::BlameArgs),
+    Kill(kill::KillArgs),
     Hook(hook::HookArgs),
     /// Say what this host has and lacks for tracer, a line a check
     ///
@@ -56,7 +58,11 @@ impl Cli {
         match &self.command {
             Command::Run(args) => args.logs_kernel(),
             Command::Record(args) => args.run.logs_kernel(),
-            Command::Replay(_) | Command::Blame(_) | Command::Hook(_) | Command::Doctor => false,
+            Command::Replay(_)
+            | Command::Blame(_)
+            | Command::Kill(_)
+            | Command::Hook(_)
+            | Command::Doctor => false,
         }
     }
 
@@ -71,6 +77,7 @@ impl Cli {
             Command::Record(args) => record::execute(&args),
             Command::Replay(args) => replay::execute(&args),
             Command::Blame(args) => blame::execute(&args),
+            Command::Kill(args) => kill::execute(&args),
             Command::Hook(args) => hook::execute(&args),
             Command::Doctor => check_host(),
         }

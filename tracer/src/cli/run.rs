@@ -228,12 +228,13 @@ fn watch(
             }
         };
         let allow = |process: &Process| args.judge.allowed(process);
-        let cleanup = (args.on_leak == OnLeak::Kill).then_some(Settings {
+        let settings = Settings {
             rules: &run.rules,
             allow: &allow,
+            leaks: args.on_leak == OnLeak::Kill,
             dry_run: args.dry_run,
-        });
-        let settled = driver::run(probes, run, recorder, &mut write, cleanup).await;
+        };
+        let settled = driver::run(probes, run, recorder, &mut write, settings).await;
         drop(logger);
         settled
     });

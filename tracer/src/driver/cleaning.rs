@@ -30,6 +30,9 @@ impl Driver<'_> {
     pub(super) async fn clean_up(&mut self) -> Result<(), RunError> {
         // Taken out while it works on the rest of the driver.
         let Some(mut cleaning) = self.cleaning.take() else { return Ok(()) };
+        for request in self.requests.take_agreed() {
+            cleaning.cleaner.request(request, self.clock.now(), &self.lineage);
+        }
         if cleaning.cleaner.next_deadline().is_some_and(|at| at <= self.clock.now()) {
             // Whoever is late may have ended long since.
             self.catch_up().await?;
@@ -92,6 +95,10 @@ impl Driver<'_> {
             Act::Receipt(receipt) => {
                 log::info!("{:?}: {}", receipt.process, receipt.result.as_str());
                 self.tell(CleanupNews::Receipt(*receipt));
+            }
+            Act::Requested(process) => self.tell(CleanupNews::Requested(process)),
+            Act::Fulfilled { request, receipts } => {
+                self.requests.fulfilled(request, &receipts, &self.lineage);
             }
         }
         Ok(())

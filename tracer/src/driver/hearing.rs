@@ -1,9 +1,12 @@
 //! Announcements on their way to the core, in the order in which they were made.
 
+use std::os::unix::net::SocketAddr;
+
 use crate::{
     lineage::Nanos,
     toolcall::{
         answer::Answer,
+        kill::Reply,
         listener::{Listener, Received},
     },
 };
@@ -56,6 +59,13 @@ impl Hearing {
     pub(super) fn answer(&self, asked: &Received, answer: &Answer) -> bool {
         let (Some(listener), Some(from)) = (&self.listener, &asked.from) else { return false };
         listener.answer(from, &answer.encode())
+    }
+
+    /// Answers a request to end processes. Who has not heard it asks again.
+    pub(super) fn reply(&self, to: &SocketAddr, reply: &Reply) {
+        if let Some(listener) = &self.listener {
+            listener.answer(to, &reply.encode());
+        }
     }
 
     /// Messages that were malformed, too long or too many.

@@ -14,6 +14,7 @@ mod command;
 mod hearing;
 mod observe;
 mod recorded;
+mod requests;
 mod signals;
 
 use std::{
@@ -32,6 +33,7 @@ use command::Command;
 use hearing::Hearing;
 use observe::{Observers, Question};
 use recorded::Recorded;
+use requests::Requests;
 use signals::{Delivery, Signals};
 
 use crate::{
@@ -137,7 +139,7 @@ const COUNTS_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs COMMAND under attached probes until it has ended and settled. `recorder` gets all that the
 /// core gets, but not its end. `lives` takes what [`Config::tell_lives`] asks for, with realtime minus
-/// boottime, ns. `cleanup` is what to do about what leaks; `None`: nothing.
+/// boottime, ns. `settings` is what to do about what leaks, and about what somebody asks for.
 ///
 /// # Errors
 /// COMMAND cannot be started, or the tracer itself fails. In the latter case COMMAND goes on.
@@ -146,7 +148,7 @@ pub async fn run<'r>(
     options: &'r RunOptions,
     mut recorder: Option<&'r mut Recorder>,
     lives: &'r mut dyn FnMut(&Life, i64),
-    cleanup: Option<Settings<'r>>,
+    settings: Settings<'r>,
 ) -> Result<Settled, RunError> {
     let procfs = Procfs::of_host().map_err(RunError::Procfs)?;
     let clock = procfs.clock();
@@ -156,7 +158,8 @@ pub async fn run<'r>(
     let lineage = Lineage::with_rules(options.config, Rc::clone(&options.rules));
     let mut lineage = Recorded::new(lineage, recorder);
     introduce_bystanders(&procfs, &mut lineage);
-    let mut cleaning = cleanup.map(Cleaning::begin).transpose().map_err(RunError::Procfs)?;
+    let cleaning = settings.leaks.then(|| Cleaning::begin(settings));
+    let mut cleaning = cleaning.transpose().map_err(RunError::Procfs)?;
     let cgroups = cgroups_for(&options.rules, &procfs);
     let signals = Signals::receive()?;
     let ring = probes.take_ring().ok_or(LoadError::Missing("RECORDS"))?;
@@ -201,7 +204,9 @@ pub async fn run<'r>(
         rules: &options.rules,
         cgroups,
         cgroup,
+        settings,
         cleaning,
+        requests: Requests::new(&options.told_command()),
         clock,
         command,
         lives,
@@ -265,7 +270,10 @@ struct Driver<'r> {
     cgroups: Option<Cgroups>,
     /// The run's own.
     cgroup: Option<RunCgroup>,
+    settings: Settings<'r>,
+    /// Where leaks are dealt with, or somebody has asked for something.
     cleaning: Option<Cleaning<'r>>,
+    requests: Requests,
     clock: BootClock,
     command: Command,
     lives: &'r mut dyn FnMut(&Life, i64),
@@ -291,7 +299,11 @@ impl Driver<'_> {
         // Set while records have come that the counters were not looked at after.
         let mut counts_due = None;
         // The kernel tells of the end before it lets anyone wait for it.
-        while !self.lineage.is_settled() || self.command.status().is_none() || self.is_cleaning() {
+        while !self.lineage.is_settled()
+            || self.command.status().is_none()
+            || self.is_cleaning()
+            || self.requests.awaited_until().is_some()
+        {
             let deadline = self.deadline();
             tokio::select! {
                 batch = self.reader.next() => {
@@ -311,6 +323,7 @@ impl Driver<'_> {
                     self.catch_up().await?;
                     self.hear(None);
                 }
+                looking = self.requests.looked() => self.plan(looking).await?,
                 delivery = signals.next() => self.signalled(delivery?).await?,
                 () = at(deadline) => {
                     let now = self.clock.now();
@@ -330,12 +343,14 @@ impl Driver<'_> {
 
     fn is_cleaning(&self) -> bool {
         let cleaning = self.cleaning.as_ref();
-        cleaning.is_some_and(|cleaning| !cleaning.cleaner.is_idle(&self.lineage))
+        self.requests.has_agreed()
+            || cleaning.is_some_and(|cleaning| !cleaning.cleaner.is_idle(&self.lineage))
     }
 
     /// Detaches, drains, and answers the last questions: a verdict never races with its own ring.
     async fn finish(mut self) -> Result<Settled, RunError> {
         self.probes.detach()?;
+        self.requests.is_over = true;
         self.hearing.drain();
         self.catch_up().await?;
         self.hear(None);
@@ -373,8 +388,10 @@ impl Driver<'_> {
     /// When the core wants to be called, on tokio's clock.
     fn deadline(&self) -> Option<Instant> {
         let cleaning = self.cleaning.as_ref().and_then(|cleaning| cleaning.cleaner.next_deadline());
-        let deadline = [self.lineage.next_deadline(), cleaning].into_iter().flatten().min()?;
-        Some(Instant::now() + deadline.since(self.clock.now()))
+        let deadline = [self.lineage.next_deadline(), cleaning].into_iter().flatten().min();
+        let deadline = deadline.map(|at| Instant::now() + at.since(self.clock.now()));
+        let agreed = self.requests.has_agreed().then(Instant::now);
+        [deadline, self.requests.awaited_until(), agreed].into_iter().flatten().min()
     }
 
     fn take(&mut self, batch: Option<Batch>) -> Result<(), RunError> {
@@ -456,6 +473,8 @@ impl Driver<'_> {
         while let Some(received) = self.hearing.next(before) {
             if let Some(announcement) = announce::announcement(&received, self.redactor) {
                 self.lineage.handle(Event::Announced(Box::new(announcement)));
+            } else if matches!(received.message.body, Body::Kill(_)) {
+                self.requested(received);
             } else {
                 self.answer(&received);
             }

@@ -75,6 +75,15 @@ impl Observers {
         }
     }
 
+    /// Looks at processes for somebody else than the core: each gets its answer, and then there are no
+    /// more.
+    pub(super) fn look_at(&self, questions: Vec<Question>) -> UnboundedReceiver<Event<'static>> {
+        let (send, answers) = unbounded_channel();
+        let world = Arc::clone(&self.world);
+        tokio::spawn(async move { answer(&world, questions.into(), &send).await });
+        answers
+    }
+
     /// Looks which of these sleep uninterruptibly.
     pub(super) fn sample(&self, processes: Vec<(ProcessId, u32)>) {
         let (world, send) = (Arc::clone(&self.world), self.send.clone());

@@ -57,6 +57,11 @@ impl Doom {
         self.loaded.extend(clones.then_some(CLONE.0));
     }
 
+    /// Whether anything of it was loaded: else there is nobody to decide for.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.loaded.is_empty()
+    }
+
     /// Attaches the programs, unless they are; tells how far they reach.
     pub(super) fn attach(&mut self, ebpf: &mut Ebpf) -> Reach {
         if std::mem::replace(&mut self.is_attached, true) {

@@ -432,6 +432,10 @@ impl Probes {
     /// # Errors
     /// The kernel refuses the update.
     pub fn doom(&mut self, process: ProcessId, lot: Lot) -> Result<Reach, LoadError> {
+        if !self.doom.is_ready() {
+            // Not loaded for killing, or this kernel has nothing for it: user space is alone.
+            return Ok(Reach::Nothing);
+        }
         let decided = self.doom.decide(process, lot);
         decided.map_err(|source| LoadError::Map { map: "FATES", source: Box::new(source) })?;
         Ok(self.doom.attach(&mut self.ebpf))

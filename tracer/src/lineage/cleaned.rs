@@ -15,16 +15,34 @@ use super::{
 /// All receipts.
 #[derive(Debug, Default)]
 pub(super) struct CleanedUp {
-    /// Of those that something was found of, by what led to it.
-    receipts: HashMap<(ProcessId, FindingKind), Receipt>,
+    /// Of those that something was found of, by what led to it, and those that somebody asked for.
+    receipts: HashMap<(ProcessId, Option<FindingKind>), Receipt>,
+    /// Whom somebody asked to be ended, in the order in which that was begun. Their entries are held.
+    requested: Vec<ProcessId>,
+    /// How many more there were.
+    requested_beyond: u64,
     summary: Option<Cleanup>,
 }
 
+/// Processes ended on request that are told one by one.
+const MOST_REQUESTED: usize = 1024;
+
 impl CleanedUp {
-    /// What was done about a finding of a process, else about another of the same one.
-    pub(super) fn receipt(&self, id: ProcessId, kind: FindingKind) -> Option<&Receipt> {
-        let kinds = std::iter::once(kind).chain(FindingKind::ALL);
+    /// What was done about a finding of a process, or because somebody asked for it; else what was done
+    /// about the same process for another reason.
+    pub(super) fn receipt(&self, id: ProcessId, kind: Option<FindingKind>) -> Option<&Receipt> {
+        let kinds = [kind].into_iter().chain(FindingKind::ALL.map(Some)).chain([None]);
         kinds.into_iter().find_map(|kind| self.receipts.get(&(id, kind)))
+    }
+
+    /// Whom somebody asked to be ended.
+    pub(super) fn requested(&self) -> &[ProcessId] {
+        &self.requested
+    }
+
+    /// How many more there were than are told one by one.
+    pub(super) fn requested_beyond(&self) -> u64 {
+        self.requested_beyond
     }
 
     /// All of it in numbers; `None`: nothing was to be done.
@@ -55,6 +73,18 @@ impl Lineage {
                 self.observe(process, WANT_UNKILLABLE);
             }
             CleanupNews::Receipt(receipt) => self.take_receipt(receipt),
+            CleanupNews::Requested(process) => self.requested(process),
+        }
+    }
+
+    fn requested(&mut self, process: ProcessId) {
+        if self.cleanup.requested.contains(&process) {
+            return;
+        }
+        if self.cleanup.requested.len() >= MOST_REQUESTED {
+            self.cleanup.requested_beyond = self.cleanup.requested_beyond.saturating_add(1);
+        } else if self.table.hold(process) {
+            self.cleanup.requested.push(process);
         }
     }
 
@@ -72,7 +102,8 @@ impl Lineage {
             FindingKind::ALL.into_iter().any(|kind| self.findings.has(receipt.process, kind));
         let is_failure =
             !matches!(receipt.result, ActionResult::Ended | ActionResult::EndedByItself);
-        if is_told || is_failure {
+        let is_requested = self.cleanup.requested.contains(&receipt.process);
+        if is_told || is_failure || is_requested {
             self.cleanup.receipts.insert((receipt.process, receipt.kind), receipt);
         }
     }

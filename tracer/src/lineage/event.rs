@@ -210,6 +210,9 @@ pub enum CleanupNews {
     },
     /// What became of a process.
     Receipt(Receipt),
+    /// Somebody asked for this process to be ended: what comes of that is told, whether or not
+    /// something was found of it.
+    Requested(ProcessId),
 }
 
 /// A thread in uninterruptible sleep.

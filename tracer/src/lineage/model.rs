@@ -593,6 +593,17 @@ pub struct Action {
     pub reaped: Option<super::life::Reaper>,
 }
 
+/// A process that somebody asked to be ended, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnRequest {
+    /// The process.
+    pub process: Process,
+    /// Whose tool call it was; `None` where there is no agent.
+    pub tool_call: Option<Attribution>,
+    /// What was done about it.
+    pub action: Action,
+}
+
 /// A process that `--allow` kept from being counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
@@ -701,6 +712,9 @@ pub struct Outcome {
     pub kept: Vec<Kept>,
     /// What cleaning up came to; `None`: nothing was to be done.
     pub cleanup: Option<Cleanup>,
+    /// Whom somebody asked to be ended while it ran, in that order; also those that something was
+    /// found of.
+    pub on_request: Vec<OnRequest>,
     /// Invocations nested in this one, each after the one it is nested in.
     pub agents: Vec<Agent>,
     /// The tool calls that became known.

@@ -10,7 +10,7 @@ use super::{
     life::Reaper,
     model::{
         Action, Adopter, Ancestor, Exit, Finding, FindingKind, FindingState, Invocation, Kept,
-        Nanos, Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
+        Nanos, OnRequest, Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
     },
     recover::Gap,
     table::{Entry, OOM, Reap},
@@ -98,6 +98,7 @@ impl Lineage {
             findings,
             kept,
             cleanup: self.cleanup.summary().cloned(),
+            on_request: self.on_request(),
             stats: self.stats,
             notes: self.notes(gap, policy.strict, beyond),
             judged_at: now,
@@ -180,6 +181,12 @@ impl Lineage {
                 self.kinds_beyond().join(", ")
             ));
         }
+        let requested = self.cleanup.requested_beyond();
+        if requested > 0 {
+            notes.push(format!(
+                "{requested} more processes that were to end on request are left out here"
+            ));
+        }
         if unseen > 0 {
             notes.push(format!("{unseen} processes came and went unseen: records were lost"));
         }
@@ -256,13 +263,25 @@ impl Lineage {
             tool_call: self.attribution(record.process),
             resources: if zombie { None } else { seen.and_then(|seen| seen.resources.clone()) },
             blocked: seen.and_then(|seen| seen.blocked.clone()),
-            action: self.action_of(record.process, record.kind),
+            action: self.action_of(record.process, Some(record.kind)),
             since: record.since,
             until,
         })
     }
 
-    fn action_of(&self, id: ProcessId, kind: FindingKind) -> Option<Action> {
+    fn on_request(&self) -> Vec<OnRequest> {
+        let told = self.cleanup.requested().iter().filter_map(|&id| {
+            let process = self.process(id, self.table.get(id)?, self.findings.observation(id));
+            Some(OnRequest {
+                process,
+                tool_call: self.attribution(id),
+                action: self.action_of(id, None)?,
+            })
+        });
+        told.collect()
+    }
+
+    fn action_of(&self, id: ProcessId, kind: Option<FindingKind>) -> Option<Action> {
         let receipt = self.cleanup.receipt(id, kind)?.clone();
         let reaped = match self.table.get(id).map(|entry| entry.reap) {
             Some(Reap::ByParent) => Some(Reaper::Parent),

@@ -123,6 +123,12 @@ impl CleanupRules {
         (treatment, said)
     }
 
+    /// How what somebody asks for is ended: with the times that hold for what leaks.
+    pub(super) fn on_request(&self, agent: Option<&str>) -> Treatment {
+        let (treatment, _) = self.treatment(FindingKind::Survivor, agent);
+        Treatment { remedy: Remedy::Kill, delay: Duration::ZERO, ..treatment }
+    }
+
     /// Most processes that are ended within a minute.
     pub(super) fn most_a_minute(&self) -> u64 {
         self.all.max_kills_per_minute.unwrap_or(MOST_A_MINUTE)

@@ -79,11 +79,11 @@ impl Treatment {
 pub struct Receipt {
     /// Whose finding it is, or who belongs to its lineage.
     pub process: ProcessId,
-    /// The kind of finding that led to it.
-    pub kind: FindingKind,
+    /// The kind of finding that led to it; `None`: somebody asked for it.
+    pub kind: Option<FindingKind>,
     /// What was to be done.
     pub remedy: Remedy,
-    /// Who decided: an option, or a rule.
+    /// Who decided: an option, a rule, or who asked for it.
     pub decided_by: String,
     /// When.
     pub decided_at: Nanos,

@@ -371,6 +371,12 @@ impl Rules {
         self.cleanup.treatment(kind, agent)
     }
 
+    /// How what somebody asks for is ended, of an agent of this name or of none.
+    #[must_use]
+    pub fn on_request(&self, agent: Option<&str>) -> Treatment {
+        self.cleanup.on_request(agent)
+    }
+
     /// Most processes that are ended within a minute.
     #[must_use]
     pub fn most_kills_a_minute(&self) -> u64 {

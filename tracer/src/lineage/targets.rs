@@ -5,6 +5,7 @@ use hashbrown::{HashMap, HashSet};
 use super::{
     Lineage,
     agents::InvocationIndex,
+    event::Observation,
     model::{ExitStatus, FindingKind, FindingState, Nanos, Pids, Process, ProcessId},
     table::{GONE, Reap},
 };
@@ -31,6 +32,8 @@ pub struct Member {
     pub pids: Pids,
     /// Who forked it.
     pub forker: ProcessId,
+    /// The nearest of those that were asked for that it is or descends from.
+    pub top: ProcessId,
     /// It belongs to an invocation within the one that it was asked for.
     pub is_nested: bool,
 }
@@ -118,6 +121,7 @@ impl Lineage {
                 id,
                 pids: entry.pids,
                 forker: entry.forker,
+                top,
                 is_nested: self.invocation_of(id) != self.invocation_of(top),
             });
         }
@@ -216,8 +220,19 @@ impl Lineage {
         now: Nanos,
         allow: &dyn Fn(&Process) -> Option<String>,
     ) -> Option<String> {
+        self.kept_as_seen(id, now, allow, self.findings.observation(id))
+    }
+
+    /// The same, where a look at it gave `seen`.
+    #[must_use]
+    pub fn kept_as_seen(
+        &self,
+        id: ProcessId,
+        now: Nanos,
+        allow: &dyn Fn(&Process) -> Option<String>,
+        seen: Option<&Observation>,
+    ) -> Option<String> {
         let entry = self.table.get(id)?;
-        let seen = self.findings.observation(id);
         allow(&self.process(id, entry, seen))
             .or_else(|| self.kept_by(id, now))
             .or_else(|| self.handed_over(id, seen))
@@ -231,6 +246,63 @@ impl Lineage {
         // A Unix socket's name stays behind whatever becomes of who bound it.
         let is_inet = |address: &&Vec<u8>| !address.starts_with(b"unix ");
         listening.map(|all| all.iter().filter(is_inet).cloned().collect()).unwrap_or_default()
+    }
+
+    /// Those alive that it descends from by forks, the nearest first.
+    #[must_use]
+    pub fn above(&self, id: ProcessId) -> Vec<ProcessId> {
+        let above = self.generations(id).skip(1).filter(|(_, entry)| entry.is_alive());
+        above.map(|(id, _)| id).collect()
+    }
+
+    /// When it died, if it has.
+    #[must_use]
+    pub fn ended_at(&self, id: ProcessId) -> Option<Nanos> {
+        self.table.get(id)?.end.map(|end| end.at)
+    }
+
+    /// Everyone alive, oldest first.
+    #[must_use]
+    pub fn everyone(&self) -> Vec<ProcessId> {
+        self.table.alive()
+    }
+
+    /// Who lives and has this pid in the tracer's PID namespace.
+    #[must_use]
+    pub fn with_pid(&self, pid: u32) -> Option<ProcessId> {
+        self.table.by_local_pid(pid)
+    }
+
+    /// The root of the invocation that reports name so, dead or alive.
+    #[must_use]
+    pub fn root_of_invocation(&self, id: &str) -> Option<ProcessId> {
+        let roots = self.invocations.iter().map(|(_, invocation)| invocation.root);
+        roots.into_iter().find(|root| root.to_string() == id)
+    }
+
+    /// Whether an invocation begins with it.
+    #[must_use]
+    pub fn is_root_of_invocation(&self, id: ProcessId) -> bool {
+        self.invocations.iter().any(|(_, invocation)| invocation.root == id)
+    }
+
+    /// Whether a tool call of this id is known, of whichever agent.
+    #[must_use]
+    pub fn knows_call(&self, id: &str) -> bool {
+        self.calls.iter().any(|(_, call)| &*call.id == id)
+    }
+
+    /// The agent that a process descends from, or is.
+    #[must_use]
+    pub fn agent_above(&self, id: ProcessId) -> Option<String> {
+        self.agent_name(self.invocation_of(id))
+    }
+
+    /// A process as reports show it, where a look at it gave `seen`; `None`: nothing is known of it.
+    #[must_use]
+    pub fn shown_process(&self, id: ProcessId, seen: Option<&Observation>) -> Option<Process> {
+        let entry = self.table.get(id)?;
+        Some(self.process(id, entry, seen))
     }
 
     fn agent_name(&self, invocation: InvocationIndex) -> Option<String> {

@@ -29,13 +29,15 @@ impl Lineage {
     }
 
     /// The agents of all invocations but the run's own.
-    pub(super) fn nested_agents(&self) -> Vec<Agent> {
+    #[must_use]
+    pub fn nested_agents(&self) -> Vec<Agent> {
         let nested = self.invocations.iter().filter(|(index, _)| *index != InvocationIndex::RUN);
         nested.filter_map(|(index, _)| self.agent_told(index)).collect()
     }
 
     /// Whose call a process was started by; `None` where no agent is above it.
-    pub(super) fn attribution(&self, id: ProcessId) -> Option<Attribution> {
+    #[must_use]
+    pub fn attribution(&self, id: ProcessId) -> Option<Attribution> {
         let blame = self.blame(id);
         let top = blame.top?;
         let own = self.invocations.get(blame.invocation);

@@ -65,7 +65,7 @@ fn note(known: &mut Settlement, input: &Input<'_>, lineage: &Lineage) {
         ) => at,
         Input::Event(Event::Announced(ref announcement)) => announcement.sent_at,
         Input::Event(Event::CleanedUp(ref news)) => match **news {
-            CleanupNews::Doomed(_) => Nanos(0),
+            CleanupNews::Doomed(_) | CleanupNews::Requested(_) => Nanos(0),
             CleanupNews::Unkillable { since, .. } => since,
             CleanupNews::Receipt(ref receipt) => receipt.at,
         },

@@ -109,7 +109,7 @@ fn receipt(at: Nanos) -> Receipt {
     };
     Receipt {
         process: CHILD,
-        kind: FindingKind::Survivor,
+        kind: Some(FindingKind::Survivor),
         remedy: Remedy::Kill,
         decided_by: "rule".to_owned(),
         decided_at: at,
@@ -257,6 +257,8 @@ fn one_of_each() -> Vec<Input<'static>> {
         Event::CleanedUp(Box::new(CleanupNews::Doomed(CHILD))),
         Event::CleanedUp(Box::new(CleanupNews::Unkillable { process: CHILD, since: at })),
         Event::CleanedUp(Box::new(CleanupNews::Receipt(receipt(at)))),
+        Event::CleanedUp(Box::new(CleanupNews::Requested(CHILD))),
+        Event::CleanedUp(Box::new(CleanupNews::Receipt(Receipt { kind: None, ..receipt(at) }))),
         table(vec![]),
         table(vec![process, full]),
     ];

@@ -143,7 +143,8 @@ pub(super) fn sentence(group: &Group<'_>) -> Option<String> {
     (!told.is_empty()).then(|| format!("{}.", enumerate(&told)))
 }
 
-fn single(action: &Action) -> String {
+/// What was done about one process: `SIGTERM; it ended (who decided).`
+pub(super) fn single(action: &Action) -> String {
     let Action { receipt, exit, reaped } = action;
     let mut told = Vec::new();
     let signals: Vec<_> = receipt.signals.iter().map(given).collect();

@@ -11,9 +11,9 @@ use super::calendar;
 use crate::escape::{json_text, lossless};
 use crate::lineage::model::{
     Adopter, Agent, Ancestor, Attribution, Blocked, Cause, Confidence, DirectChild, Exit,
-    ExitStatus, Finding, FindingKind, FindingState, Invocation, Kept, Nanos, Outcome, OwnCgroup,
-    Parent, Process, Resources, Sender, Server, Sleeper, Source, Stats, Stream, ToolCall, Verdict,
-    Waits,
+    ExitStatus, Finding, FindingKind, FindingState, Invocation, Kept, Nanos, OnRequest, Outcome,
+    OwnCgroup, Parent, Process, Resources, Sender, Server, Sleeper, Source, Stats, Stream,
+    ToolCall, Verdict, Waits,
 };
 use crate::signals;
 
@@ -85,6 +85,7 @@ struct Report<'a> {
     findings: Vec<FindingEntry<'a>>,
     kept: Vec<KeptEntry<'a>>,
     cleanup: Option<CleanupEntry>,
+    on_request: Vec<OnRequestEntry<'a>>,
     agents: Vec<AgentEntry<'a>>,
     tool_calls: Vec<ToolCallEntry<'a>>,
     stats: Stats,
@@ -247,6 +248,13 @@ struct KeptEntry<'a> {
     rule: &'a str,
 }
 
+#[derive(Serialize)]
+struct OnRequestEntry<'a> {
+    process: ProcessEntry,
+    tool_call: Option<AttributionEntry<'a>>,
+    action: ActionEntry<'a>,
+}
+
 /// Turns the model into entries; knows what a calendar time is.
 pub(super) struct Writer {
     pub(super) epoch_offset: i64,
@@ -269,6 +277,7 @@ impl Writer {
             findings,
             kept,
             cleanup,
+            on_request,
             agents,
             tool_calls,
             stats,
@@ -283,6 +292,7 @@ impl Writer {
             findings: findings.iter().map(|finding| self.finding(finding)).collect(),
             kept: kept.iter().map(|kept| self.kept(kept)).collect(),
             cleanup: cleanup.as_ref().map(|cleanup| self.cleanup(cleanup)),
+            on_request: on_request.iter().map(|one| self.on_request(one)).collect(),
             agents: agents.iter().map(AgentEntry::from).collect(),
             tool_calls: tool_calls.iter().map(|call| self.tool_call(call)).collect(),
             stats: *stats,
@@ -432,6 +442,15 @@ impl Writer {
             resolved_at,
             seconds: until.since(*since).as_secs_f64(),
             action: action.as_ref().map(|action| self.action(action)),
+        }
+    }
+
+    fn on_request<'a>(&self, on_request: &'a OnRequest) -> OnRequestEntry<'a> {
+        let OnRequest { process, tool_call, action } = on_request;
+        OnRequestEntry {
+            process: self.process(process),
+            tool_call: tool_call.as_ref().map(|call| self.attribution(call)),
+            action: self.action(action),
         }
     }
 

@@ -31,6 +31,7 @@ pub fn render(outcome: &Outcome) -> String {
     let resolved = digest.resolved.iter().map(|finding| prose::resolved(finding, outcome));
     list(&mut out, "Put right in time", resolved);
     list(&mut out, "Kept", outcome.kept.iter().map(prose::kept));
+    list(&mut out, "On request", outcome.on_request.iter().map(prose::on_request));
     list(&mut out, "Notes", outcome.notes.iter().map(|note| prose::sentence(note)));
     out += &figures(outcome);
     out

@@ -12,7 +12,7 @@ use super::words::{capital, count, duration, enumerate, list, size};
 use crate::escape::{command_line_short, label, terminal_short};
 use crate::lineage::model::{
     Agent, Blocked, CauseCode, Confidence, Exit, ExitStatus, Finding, FindingKind, FindingState,
-    Kept, Outcome, OwnCgroup, Process, Sleeper, Verdict,
+    Kept, OnRequest, Outcome, OwnCgroup, Process, Sleeper, Verdict,
 };
 
 /// Longest command line in a sentence, in characters.
@@ -319,6 +319,12 @@ pub(super) fn kept(kept: &Kept) -> String {
     let Kept { kind, process: kept, rule } = kept;
     let rule = phrase(rule.as_bytes());
     format!("{} {} (allowed by {rule})", kind.as_str(), process(kept))
+}
+
+/// One line about a process that somebody asked to be ended.
+pub(super) fn on_request(on_request: &OnRequest) -> String {
+    let OnRequest { process: one, tool_call: _, action } = on_request;
+    format!("{}: {}", process(one), action::single(action))
 }
 
 /// The verdict and what speaks for it: `leaked: 2 survivors, 1 zombie`.

@@ -105,6 +105,7 @@ pub(super) fn clean() -> Outcome {
         findings: Vec::new(),
         kept: Vec::new(),
         cleanup: None,
+        on_request: Vec::new(),
         agents: Vec::new(),
         tool_calls: Vec::new(),
         stats: Stats { processes: 14, events: 61, peak_live: 6, ..Stats::default() },

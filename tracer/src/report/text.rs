@@ -33,6 +33,7 @@ pub fn render(outcome: &Outcome, colour: bool) -> String {
     let resolved = digest.resolved.iter().map(|finding| prose::resolved(finding, outcome));
     text.list("put right in time", resolved);
     text.list("kept", outcome.kept.iter().map(prose::kept));
+    text.list("on request", outcome.on_request.iter().map(prose::on_request));
     if let Some(cleanup) = &outcome.cleanup {
         text.line(BOLD, "cleaned up: ", &action::summary(cleanup));
     }

@@ -1,0 +1,240 @@
+//! What a request would end, and what it would leave alone and why: told before anything is done, and
+//! then held to.
+
+use std::collections::HashMap;
+
+use hashbrown::HashSet;
+
+use crate::lineage::{
+    ActionResult, Confidence, Lineage, Member, Nanos, Observation, Process, ProcessId,
+};
+
+/// What somebody wants to have ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A process, with all that it has forked.
+    Process(ProcessId),
+    /// An invocation, by its root: everything alive of it and of those nested in it.
+    Invocation(ProcessId),
+    /// Whoever listens at a port, with all that these have forked.
+    Listeners(Vec<ProcessId>),
+}
+
+/// A request, and all that is known about it.
+#[derive(Clone, Copy)]
+pub struct Sought<'a> {
+    /// Whom it is about.
+    pub target: &'a Target,
+    /// Only what belongs to this tool call.
+    pub call: Option<&'a str>,
+    /// Who asks, if it belongs to the run: it has to live to hear the answer.
+    pub asker: Option<ProcessId>,
+    /// When the looks began that gave `seen`.
+    pub asked_at: Nanos,
+    /// What looks at processes gave.
+    pub seen: &'a HashMap<ProcessId, Observation>,
+    /// The pattern that keeps a process, if one does.
+    pub allow: &'a dyn Fn(&Process) -> Option<String>,
+}
+
+impl std::fmt::Debug for Sought<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { target, call, asker, .. } = self;
+        let mut shown = f.debug_struct("Sought");
+        shown.field("target", target).field("call", call).field("asker", asker);
+        shown.finish_non_exhaustive()
+    }
+}
+
+/// Why a process is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Who.
+    pub process: ProcessId,
+    /// [`ActionResult::Kept`] or [`ActionResult::Refused`].
+    pub result: ActionResult,
+    /// Why, in words; escaped for a terminal.
+    pub reason: String,
+}
+
+/// How many processes are left alone because nobody knows well enough whose call they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsure {
+    /// They may be of the call that was named, or of another.
+    pub ambiguous: u64,
+    /// They descend from it, and were forked after its end.
+    pub stale: u64,
+    /// No call is known of them.
+    pub none: u64,
+}
+
+/// What a request would end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Oldest first.
+    pub ends: Vec<ProcessId>,
+    /// Oldest first.
+    pub left: Vec<Left>,
+    /// Left alone under [`Sought::call`].
+    pub unsure: Unsure,
+    /// Nested invocations go with it.
+    pub takes_nested: bool,
+    /// Those that are left alone with all that they fork, `left` and `unsure` among them.
+    spared: Vec<ProcessId>,
+    call: Option<String>,
+}
+
+/// A plan that somebody agreed to.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub(super) number: u64,
+    pub(super) ends: Vec<ProcessId>,
+    pub(super) left: Vec<ProcessId>,
+    pub(super) takes_nested: bool,
+    pub(super) call: Option<String>,
+    pub(super) listening: HashMap<ProcessId, Vec<Vec<u8>>>,
+    pub(super) decided_by: String,
+}
+
+/// Whether a process belongs to this tool call, as well as has to be known for ending it.
+pub(super) fn is_surely_of(lineage: &Lineage, id: ProcessId, call: &str) -> bool {
+    lineage.attribution(id).is_some_and(|attribution| {
+        attribution.id.as_deref() == Some(call) && attribution.confidence >= Confidence::Probable
+    })
+}
+
+impl Plan {
+    /// Decides, as of what `lineage` knows at `now`.
+    #[must_use]
+    pub fn of(lineage: &Lineage, now: Nanos, sought: Sought<'_>) -> Self {
+        let tops: HashSet<_> = match sought.target {
+            Target::Process(id) | Target::Invocation(id) => HashSet::from([*id]),
+            Target::Listeners(all) => all.iter().copied().collect(),
+        };
+        let all = lineage.below(&tops, &HashSet::new());
+        let members: HashMap<_, _> = all.iter().map(|member| (member.id, member)).collect();
+        let mut plan = Self {
+            takes_nested: tops.iter().all(|top| lineage.is_root_of_invocation(*top)),
+            call: sought.call.map(str::to_owned),
+            ..Self::default()
+        };
+        if let Some(call) = sought.call {
+            plan.unsure = unsure(lineage, &all, call);
+        }
+        let is_meant = |id| sought.call.is_none_or(|call| is_surely_of(lineage, id, call));
+        // Whoever is named is one that things descend from, so that the death of those above it changes
+        // nothing.
+        let is_kept =
+            |id| lineage.kept_as_seen(id, now, sought.allow, sought.seen.get(&id)).is_some();
+        let shielded: HashSet<_> = tops
+            .iter()
+            .copied()
+            .filter(|top| lineage.above(*top).into_iter().any(is_kept))
+            .collect();
+        let meant: HashSet<_> =
+            all.iter().map(|member| member.id).filter(|&id| is_meant(id)).collect();
+        let mut spared = HashSet::new();
+        for member in lineage.below(&meant, &HashSet::new()) {
+            // Nested or not is by what was named.
+            let named = members.get(&member.id).copied().unwrap_or(&member);
+            let obstacle = if shielded.contains(&named.top) {
+                Some((ActionResult::Kept, "it descends from a process that is kept".to_owned()))
+            } else {
+                obstacle(lineage, now, named, sought)
+            };
+            if let Some((result, reason)) = obstacle {
+                spared.insert(member.id);
+                plan.left.push(Left { process: member.id, result, reason });
+            } else if !meant.contains(&member.id) {
+                spared.insert(member.id);
+            }
+        }
+        plan.ends = lineage.below(&meant, &spared).into_iter().map(|member| member.id).collect();
+        let ended: HashSet<_> = plan.ends.iter().copied().collect();
+        for member in lineage.below(&meant, &HashSet::new()) {
+            if meant.contains(&member.id)
+                && !ended.contains(&member.id)
+                && !spared.contains(&member.id)
+            {
+                let reason = "it descends from a process that is left alone".to_owned();
+                let (process, result) = (member.id, ActionResult::Kept);
+                plan.left.push(Left { process, result, reason });
+            }
+        }
+        plan.left.sort_unstable_by_key(|left| (left.process.start, left.process.pid));
+        plan.spared = spared.into_iter().collect();
+        plan
+    }
+
+    /// The request that this plan is agreed to with. `listening`: where processes listen.
+    #[must_use]
+    pub fn agreed(
+        &self,
+        number: u64,
+        decided_by: String,
+        listening: HashMap<ProcessId, Vec<Vec<u8>>>,
+    ) -> Request {
+        let left = self.left.iter().map(|left| left.process);
+        Request {
+            number,
+            ends: self.ends.clone(),
+            left: left.chain(self.spared.iter().copied()).collect(),
+            takes_nested: self.takes_nested,
+            call: self.call.clone(),
+            listening,
+            decided_by,
+        }
+    }
+}
+
+/// Why a process must not be ended, if that is so.
+fn obstacle(
+    lineage: &Lineage,
+    now: Nanos,
+    member: &Member,
+    sought: Sought<'_>,
+) -> Option<(ActionResult, String)> {
+    let refused = |why: &str| Some((ActionResult::Refused, why.to_owned()));
+    let seen = sought.seen.get(&member.id);
+    if member.pids.host == 1 || member.pids.local == Some(1) {
+        return refused("it is PID 1");
+    }
+    if member.pids.local.is_none() {
+        return refused("it has no pid in tracer's PID namespace");
+    }
+    if sought.asker == Some(member.id) {
+        return refused("it is the one that asks");
+    }
+    if member.is_nested && !lineage.is_root_of_invocation(member.top) {
+        return refused("it belongs to another invocation");
+    }
+    if seen.is_none() && member.id.start <= sought.asked_at.0 {
+        return refused("it could not be looked at in time, so whether it is kept is not known");
+    }
+    let why = lineage.kept_as_seen(member.id, now, sought.allow, seen)?;
+    Some((ActionResult::Kept, why))
+}
+
+/// Of these, those that may be of the call, or of none.
+fn unsure(lineage: &Lineage, members: &[Member], call: &str) -> Unsure {
+    let mut unsure = Unsure::default();
+    for member in members {
+        let Some(attribution) = lineage.attribution(member.id) else {
+            unsure.none += 1;
+            continue;
+        };
+        let is_candidate = attribution.candidates.iter().any(|id| id == call);
+        let is_named = attribution.id.as_deref() == Some(call);
+        match attribution.confidence {
+            Confidence::None => unsure.none += 1,
+            Confidence::Ambiguous if is_candidate => unsure.ambiguous += 1,
+            Confidence::Stale if is_named => unsure.stale += 1,
+            Confidence::Ambiguous
+            | Confidence::Stale
+            | Confidence::Probable
+            | Confidence::Strong
+            | Confidence::Exact => {}
+        }
+    }
+    unsure
+}
