@@ -380,8 +380,8 @@ impl Job {
         if request.ends.contains(&member.id) {
             return None;
         }
-        let call = request.call.as_deref()?;
-        (!super::plan::is_surely_of(world.lineage, member.id, call))
+        let call = request.call.as_ref()?;
+        (!call.is_surely_of(world.lineage, member.id))
             .then(|| "it is not surely of that call".to_owned())
     }
 

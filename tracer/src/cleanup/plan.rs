@@ -25,7 +25,8 @@ pub enum Target {
 pub struct Sought<'a> {
     /// Whom it is about.
     pub target: &'a Target,
-    /// Only what belongs to this tool call.
+    /// Only what belongs to this tool call: of the invocation that is named, if that has such a one, else
+    /// of the only one that has.
     pub call: Option<&'a str>,
     /// Who asks, if it belongs to the run: it has to live to hear the answer.
     pub asker: Option<ProcessId>,
@@ -81,7 +82,36 @@ pub struct Plan {
     pub takes_nested: bool,
     /// Those that are left alone with all that they fork, `left` and `unsure` among them.
     spared: Vec<ProcessId>,
-    call: Option<String>,
+    call: Option<Call>,
+}
+
+/// A tool call, for which its id is not enough: two agents may number theirs alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    id: String,
+    /// The root of its invocation.
+    owner: ProcessId,
+}
+
+impl Call {
+    /// Whether a process belongs to it, as well as has to be known for ending it.
+    pub(super) fn is_surely_of(&self, lineage: &Lineage, id: ProcessId) -> bool {
+        lineage.surely_of_call(id, &self.id) == Some(self.owner)
+    }
+
+    /// The one that is meant; `None`: several are of this id, or none is.
+    fn meant(
+        lineage: &Lineage,
+        id: &str,
+        members: &[Member],
+        tops: &HashSet<ProcessId>,
+    ) -> Option<Self> {
+        let owners = members.iter().filter_map(|member| lineage.surely_of_call(member.id, id));
+        let owners: HashSet<_> = owners.collect();
+        let named = owners.iter().find(|owner| tops.contains(*owner));
+        let only = owners.iter().next().filter(|_| owners.len() == 1);
+        Some(Self { id: id.to_owned(), owner: *named.or(only)? })
+    }
 }
 
 /// A plan that somebody agreed to.
@@ -91,16 +121,9 @@ pub struct Request {
     pub(super) ends: Vec<ProcessId>,
     pub(super) left: Vec<ProcessId>,
     pub(super) takes_nested: bool,
-    pub(super) call: Option<String>,
+    pub(super) call: Option<Call>,
     pub(super) listening: HashMap<ProcessId, Vec<Vec<u8>>>,
     pub(super) decided_by: String,
-}
-
-/// Whether a process belongs to this tool call, as well as has to be known for ending it.
-pub(super) fn is_surely_of(lineage: &Lineage, id: ProcessId, call: &str) -> bool {
-    lineage.attribution(id).is_some_and(|attribution| {
-        attribution.id.as_deref() == Some(call) && attribution.confidence >= Confidence::Probable
-    })
 }
 
 impl Plan {
@@ -115,13 +138,17 @@ impl Plan {
         let members: HashMap<_, _> = all.iter().map(|member| (member.id, member)).collect();
         let mut plan = Self {
             takes_nested: tops.iter().all(|top| lineage.is_root_of_invocation(*top)),
-            call: sought.call.map(str::to_owned),
+            call: sought.call.and_then(|id| Call::meant(lineage, id, &all, &tops)),
             ..Self::default()
         };
-        if let Some(call) = sought.call {
-            plan.unsure = unsure(lineage, &all, call);
+        if let Some(id) = sought.call {
+            plan.unsure = unsure(lineage, &all, id, plan.call.as_ref());
         }
-        let is_meant = |id| sought.call.is_none_or(|call| is_surely_of(lineage, id, call));
+        let call = plan.call.clone();
+        let is_meant = |id| match &call {
+            Some(call) => call.is_surely_of(lineage, id),
+            None => sought.call.is_none(),
+        };
         // Whoever is named is one that things descend from, so that the death of those above it changes
         // nothing.
         let is_kept =
@@ -215,8 +242,8 @@ fn obstacle(
     Some((ActionResult::Kept, why))
 }
 
-/// Of these, those that may be of the call, or of none.
-fn unsure(lineage: &Lineage, members: &[Member], call: &str) -> Unsure {
+/// Of these, those that may be of a call of this id, or of none. `meant`: the one that is.
+fn unsure(lineage: &Lineage, members: &[Member], call: &str, meant: Option<&Call>) -> Unsure {
     let mut unsure = Unsure::default();
     for member in members {
         let Some(attribution) = lineage.attribution(member.id) else {
@@ -229,6 +256,12 @@ fn unsure(lineage: &Lineage, members: &[Member], call: &str) -> Unsure {
             Confidence::None => unsure.none += 1,
             Confidence::Ambiguous if is_candidate => unsure.ambiguous += 1,
             Confidence::Stale if is_named => unsure.stale += 1,
+            // Several agents have a call of this id.
+            Confidence::Probable | Confidence::Strong | Confidence::Exact
+                if is_named && meant.is_none() =>
+            {
+                unsure.ambiguous += 1;
+            }
             Confidence::Ambiguous
             | Confidence::Stale
             | Confidence::Probable

@@ -11,8 +11,9 @@ use tracer_common::WaitCounts;
 
 use super::*;
 use crate::lineage::{
-    ActionResult, Config, Event, FindingKind, Lineage, Lot, Nanos, Observation, Outcome, Output,
-    Pids, Policy, Process, ProcessId, Receipt, RecoveredProcess, Rules, SignalTarget,
+    ActionResult, Announcement, CallStart, Config, Event, FindingKind, Lineage, Lot, Nanos,
+    Observation, Outcome, Output, Pids, Policy, Process, ProcessId, Receipt, RecoveredProcess,
+    Rules, Said, SignalTarget,
 };
 
 const ROOT: u32 = 100;
@@ -201,6 +202,20 @@ impl Kernel {
             markers: b"",
             markers_truncated: false,
         });
+    }
+
+    /// It says something when it has just been forked.
+    fn announces(&mut self, sender: u32, said: Said) {
+        let announcement = Announcement {
+            sender,
+            sent_at: Nanos(Self::id(sender).start),
+            at: None,
+            agent: None,
+            pid: None,
+            session: None,
+            said,
+        };
+        self.lineage.handle(Event::Announced(Box::new(announcement)));
     }
 
     /// It dies, and its parent reaps it at once, if it ever does.
@@ -925,15 +940,43 @@ fn looked_at(kernel: &Kernel) -> std::collections::HashMap<ProcessId, Observatio
 
 /// The plan to end this, as somebody outside asks for it.
 fn plan(kernel: &Kernel, target: &Target) -> Plan {
+    plan_of_call(kernel, target, None)
+}
+
+/// The same, of what belongs to a tool call.
+fn plan_of_call(kernel: &Kernel, target: &Target, call: Option<&str>) -> Plan {
     let sought = Sought {
         target,
-        call: None,
+        call,
         asker: None,
         asked_at: kernel.at(),
         seen: &looked_at(kernel),
         allow: &nobody,
     };
     Plan::of(&kernel.lineage, kernel.at(), sought)
+}
+
+/// Two agents may number their calls alike.
+#[test]
+fn call_is_the_one_of_the_agent_that_is_named() {
+    let rules = rules("[[agent]]\nname = 'bot'\nexecutables = ['bot']");
+    let mut kernel = Kernel::new(&rules);
+    let agents = [kernel.fork(ROOT, Manner::Dies), kernel.fork(ROOT, Manner::Dies)];
+    let children = agents.map(|agent| {
+        kernel.executes(agent, "bot");
+        let call = CallStart { id: "1".to_owned(), ..CallStart::default() };
+        kernel.announces(agent, Said::CallStart(call));
+        kernel.fork(agent, Manner::Dies)
+    });
+    let of = |target| plan_of_call(&kernel, &target, Some("1"));
+    for (agent, child) in agents.into_iter().zip(children) {
+        let plan = of(Target::Invocation(Kernel::id(agent)));
+        assert_eq!((pids(&plan.ends), plan.unsure.ambiguous), (vec![child], 0));
+    }
+    let plan = of(Target::Process(Kernel::id(ROOT)));
+    assert_eq!((pids(&plan.ends), plan.unsure.ambiguous), (vec![], 2));
+    let plan = of(Target::Process(Kernel::id(children[1])));
+    assert_eq!(pids(&plan.ends), [children[1]]);
 }
 
 fn pids(ids: &[ProcessId]) -> Vec<u32> {

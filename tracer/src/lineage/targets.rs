@@ -292,6 +292,15 @@ impl Lineage {
         self.calls.iter().any(|(_, call)| &*call.id == id)
     }
 
+    /// The root of the invocation whose tool call of this id a process surely belongs to.
+    #[must_use]
+    pub fn surely_of_call(&self, id: ProcessId, call: &str) -> Option<ProcessId> {
+        let blame = self.blame(id);
+        let known = self.calls.get(blame.call.filter(|_| blame.is_sure())?)?;
+        let owner = self.invocations.get(known.invocation)?;
+        (&*known.id == call).then_some(owner.root)
+    }
+
     /// The agent that a process descends from, or is.
     #[must_use]
     pub fn agent_above(&self, id: ProcessId) -> Option<String> {
