@@ -18,12 +18,26 @@ use tracer_tests::grove::{Grove, TERM_TIMEOUT};
 use tracer_tests::truth::account::{Account, Slot};
 use tracer_tests::{Finished, Run, binary, sys};
 
-/// Trees of an ordinary run; on a slow machine, as an emulated one, so many times fewer.
-const TREES: u64 = 200;
-/// Trees that one run of tracer ends at once.
-const OF_A_RUN: u64 = 10;
-/// Runs at once: most of what they do is to wait.
-const AT_ONCE: usize = 3;
+/// How much is done.
+struct Amount {
+    /// Trees.
+    trees: u64,
+    /// Trees that one run of tracer ends.
+    of_a_run: u64,
+    /// Runs at once: most of what they do is to wait.
+    at_once: usize,
+}
+
+impl Amount {
+    const USUAL: Self = Self { trees: 200, of_a_run: 10, at_once: 3 };
+    /// On a slow machine, as an emulated one: a hundred processes side by side do not come to anything
+    /// there.
+    const SLOW: Self = Self { trees: 12, of_a_run: 3, at_once: 1 };
+
+    fn here() -> Self {
+        if sys::slowness() > 1 { Self::SLOW } else { Self::USUAL }
+    }
+}
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -33,20 +47,20 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn random_trees_end_and_nobody_else_is_touched() {
     let seed = number("TRACER_TEST_SEED");
-    let usual = TREES / u64::from(sys::slowness());
+    let Amount { trees: usual, of_a_run, at_once } = Amount::here();
     let trees = number("TRACER_TEST_TREES").unwrap_or(if seed.is_some() { 1 } else { usual });
     let first = seed.unwrap_or(1);
     let (next, end) = (AtomicU64::new(first), first + trees);
     let total = Mutex::new((Tally::default(), Vec::new()));
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..at_once {
             scope.spawn(|| {
                 loop {
-                    let from = next.fetch_add(OF_A_RUN, Ordering::Relaxed);
+                    let from = next.fetch_add(of_a_run, Ordering::Relaxed);
                     if from >= end {
                         return;
                     }
-                    let seeds = from..end.min(from + OF_A_RUN);
+                    let seeds = from..end.min(from + of_a_run);
                     // A run that panics takes no other along.
                     let of_run = seeds.clone();
                     let ended = thread::scope(|scope| scope.spawn(|| play(of_run)).join());
@@ -66,7 +80,7 @@ fn random_trees_end_and_nobody_else_is_touched() {
     assert!(wrong.is_empty(), "reproduce: {how}\n{}", wrong.join("\n"));
     assert!(tally.leaked > 0 && tally.innocent > 0, "the trees did not do what they are for");
     // One tree may well have none.
-    assert!(tally.kept > 0 || trees < OF_A_RUN, "nobody was kept");
+    assert!(tally.kept > 0 || trees < Amount::USUAL.of_a_run, "nobody was kept");
 }
 
 /// What there was.
@@ -151,7 +165,8 @@ fn run(grove: &Grove, seeds: &std::ops::Range<u64>) -> (Account, File, Finished)
     let (path, fifo, rules) = (run.path("account"), run.path("lives"), run.path("rules.toml"));
     let account = Account::create(&path, grove.slots()).expect("a new account");
     let lives = reader(&fifo);
-    let text = format!("[cleanup]\nterm_timeout = '{}ms'\n", TERM_TIMEOUT.as_millis());
+    let timeout = (TERM_TIMEOUT * sys::slowness()).as_millis();
+    let text = format!("[cleanup]\nterm_timeout = '{timeout}ms'\n");
     std::fs::write(&rules, text).expect("a file in the run's folder");
     let arguments = [
         format!("account={}", path.display()),

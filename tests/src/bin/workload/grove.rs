@@ -169,7 +169,7 @@ pub(crate) fn fork_and_reap(mut tell: impl FnMut(i32)) -> ! {
         if status != WELL << 8 {
             tell(status);
         }
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50) * sys::slowness());
     }
 }
 
