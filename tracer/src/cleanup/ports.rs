@@ -3,9 +3,10 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, Seek as _},
+    ops::ControlFlow,
 };
 
-use crate::procfs::{InetState, InetTable, TaskDir, parse_inet_line};
+use crate::procfs::{InetTable, TaskDir, parse_inet_line};
 
 /// Addresses that a process listened at, and the tables of its network namespace: open, because they
 /// are of that namespace also when the process is gone.
@@ -56,14 +57,13 @@ fn listening(table: InetTable, file: &mut File, found: &mut Vec<Vec<u8>>) -> io:
         // The first line names the columns.
         let Some(socket) = (number > 1).then(|| parse_inet_line(number, &line)) else { continue };
         let socket = socket.map_err(|error| io::Error::other(error.to_string()))?;
-        match (table.is_tcp(), socket.state) {
-            (true, InetState::Listening) => found.push(socket.local.to_string().into_bytes()),
-            // Those that listen come first, see `kernel::evidence`.
-            (true, _) => return Ok(()),
-            (false, InetState::Unconnected) => {
-                found.push(format!("udp {}", socket.local).into_bytes());
+        match table.awaits_anybody(socket.state) {
+            ControlFlow::Continue(true) => {
+                let kind = if table.is_tcp() { "" } else { "udp " };
+                found.push(format!("{kind}{}", socket.local).into_bytes());
             }
-            (false, _) => {}
+            ControlFlow::Continue(false) => {}
+            ControlFlow::Break(()) => return Ok(()),
         }
     }
     Ok(())

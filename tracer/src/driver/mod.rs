@@ -311,7 +311,7 @@ impl Driver<'_> {
                     counts_due.get_or_insert_with(|| Instant::now() + COUNTS_EVERY);
                 }
                 Some(answer) = self.observers.next() => {
-                    if self.lineage.root_has_ended() {
+                    if self.lineage.root_has_ended() && tells_of_an_end(&answer) {
                         // Whoever is gone may have gone on in another, which is in the ring.
                         self.catch_up().await?;
                     }
@@ -621,6 +621,14 @@ impl Driver<'_> {
                 && self.clock.now().since(at) < AT_ONCE
         })
     }
+}
+
+/// Whether a look found nobody, or somebody who is dead.
+fn tells_of_an_end(answer: &Event<'_>) -> bool {
+    matches!(
+        answer,
+        Event::Observed { observation, .. } if !observation.exists || observation.shows_dead()
+    )
 }
 
 /// Sleeps until then, or for ever.

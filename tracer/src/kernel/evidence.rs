@@ -122,12 +122,13 @@ impl<'a> Observer<'a> {
         };
         let living = if stat.is_dead() { deputy.as_ref() } else { Some(dir) };
         let asleep = if living.is_some() { blocked_threads(dir, stat) } else { Vec::new() };
+        let cgroups = known(dir.cgroups()).unwrap_or_default();
         let mut seen = Observation {
             exists: true,
             parent: parent(self.procfs, dir, stat, &status),
             caught: status.caught,
-            cgroup: known(dir.cgroup()).flatten(),
-            home: self.procfs.home(dir),
+            cgroup: cgroups.telling,
+            home: cgroups.unified.and_then(|path| self.procfs.home(path)),
             ..Observation::default()
         };
         if let Some(living) = living {

@@ -215,6 +215,15 @@ pub enum CleanupNews {
     Requested(ProcessId),
 }
 
+impl Observation {
+    /// Whether all of it is dead: of a group whose leader is, procfs shows the leader's state and what
+    /// another thread holds.
+    #[must_use]
+    pub fn shows_dead(&self) -> bool {
+        matches!(self.state, Some('Z' | 'X' | 'x')) && self.resources.is_none()
+    }
+}
+
 /// A thread in uninterruptible sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockedThread {

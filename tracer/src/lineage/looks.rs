@@ -110,9 +110,7 @@ impl Lineage {
         {
             self.table.reparent(id, parent);
         }
-        // Of a group whose leader is dead, procfs shows the leader's state and what another thread holds.
-        let shown_dead =
-            matches!(observation.state, Some('Z' | 'X' | 'x')) && observation.resources.is_none();
+        let shown_dead = observation.shows_dead();
         self.judge_zombie(at, id, wanted, &observation);
         if observation.exists && alive && !shown_dead {
             self.judge_living(id, wanted);

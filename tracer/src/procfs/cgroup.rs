@@ -22,6 +22,27 @@ impl Cgroup<'_> {
     }
 }
 
+/// Where a process stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CgroupPaths {
+    /// In cgroup v2; `None`: it is in none.
+    pub unified: Option<Vec<u8>>,
+    /// In that, unless the v1 hierarchies of a hybrid host tell more.
+    pub telling: Option<Vec<u8>>,
+}
+
+impl CgroupPaths {
+    /// Of all lines.
+    #[must_use]
+    pub fn of(cgroups: &[Cgroup<'_>]) -> Self {
+        let unified = cgroups.iter().find(|cgroup| cgroup.hierarchy == 0);
+        Self {
+            unified: unified.map(|cgroup| cgroup.path.to_vec()),
+            telling: telling_path(cgroups).map(<[u8]>::to_vec),
+        }
+    }
+}
+
 /// Reads `cgroup`: lines of `number:controllers:path`. The path may hold colons; it cannot hold a
 /// line feed (`cgroup_mkdir` in kernel/cgroup/cgroup.c refuses it).
 ///

@@ -31,7 +31,7 @@ mod status;
 mod syscall;
 mod task;
 
-pub use cgroup::{Cgroup, parse_cgroup, telling_path};
+pub use cgroup::{Cgroup, CgroupPaths, parse_cgroup, telling_path};
 pub use clock::BootClock;
 pub use error::{Error, Malformed, Result};
 pub use fdinfo::{FdInfo, parse_fdinfo};

@@ -1,6 +1,7 @@
 //! `/proc/PID/net/{tcp,udp}{,6}` and `/proc/PID/net/unix`: the sockets of a network namespace.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::ControlFlow;
 
 use super::error::Malformed;
 use super::fields::{Fields, unsigned};
@@ -48,6 +49,20 @@ impl InetTable {
     #[must_use]
     pub fn is_tcp(self) -> bool {
         matches!(self, Self::Tcp | Self::Tcp6)
+    }
+
+    /// Whether a socket of this table accepts connections or, for UDP, is bound and takes packets from
+    /// anyone. `Break`: it does not, nor does any that comes after it.
+    pub fn awaits_anybody(self, state: InetState) -> ControlFlow<(), bool> {
+        match (self.is_tcp(), state) {
+            (true, InetState::Listening) | (false, InetState::Unconnected) => {
+                ControlFlow::Continue(true)
+            }
+            // The kernel lists every listening socket before the first connected one
+            // (tcp_get_idx in net/ipv4/tcp_ipv4.c), and there may be 100,000 of those.
+            (true, _) => ControlFlow::Break(()),
+            (false, _) => ControlFlow::Continue(false),
+        }
     }
 }
 

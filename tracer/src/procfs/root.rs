@@ -122,16 +122,14 @@ impl Procfs {
         line.take(MOST).collect()
     }
 
-    /// The cgroup of v2 that a task is in, with the id that the kernel side knows it by: the inode of
-    /// its directory (`kernfs_node.id`). `None` where there is none, or none that can be seen from
-    /// here.
+    /// The cgroup of v2 of that path, with the id that the kernel side knows it by: the inode of its
+    /// directory (`kernfs_node.id`). `None` where it cannot be seen from here.
     #[must_use]
-    pub fn home(&self, task: &TaskDir) -> Option<Home> {
+    pub fn home(&self, path: Vec<u8>) -> Option<Home> {
         let mounted = self.unified.get_or_init(|| {
             let own = self.own().ok()?;
             own.mount_of_type(b"cgroup2").ok().flatten()
         });
-        let path = task.unified_cgroup().ok().flatten()?;
         let folder = mounted.as_ref()?.place_of_cgroup(&path)?;
         let id = std::fs::metadata(folder).ok()?.ino();
         Some(Home { id, path })

@@ -8,7 +8,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat, statx};
 use rustix::io::{Errno, read, retry_on_intr};
 
-use super::cgroup::{parse_cgroup, telling_path};
+use super::cgroup::{CgroupPaths, parse_cgroup};
 use super::error::{Error, Malformed, Result};
 use super::fdinfo::{FdInfo, parse_fdinfo};
 use super::fields::unsigned;
@@ -88,14 +88,12 @@ impl TaskDir {
         self.parse("status", MAX_STATUS, parse_status)
     }
 
-    /// Path of its cgroup: of v2, unless the v1 hierarchies of a hybrid host tell more.
+    /// Where it stands in the hierarchies of cgroups.
     ///
     /// # Errors
     /// [`Error::is_gone`] once the task is reaped.
-    pub fn cgroup(&self) -> Result<Option<Vec<u8>>> {
-        self.parse("cgroup", MAX_CGROUP, |bytes| {
-            Ok(telling_path(&parse_cgroup(bytes)?).map(<[u8]>::to_vec))
-        })
+    pub fn cgroups(&self) -> Result<CgroupPaths> {
+        self.parse("cgroup", MAX_CGROUP, |bytes| Ok(CgroupPaths::of(&parse_cgroup(bytes)?)))
     }
 
     /// Path of its cgroup of v2; `None`: there is none.
@@ -103,11 +101,7 @@ impl TaskDir {
     /// # Errors
     /// [`Error::is_gone`] once the task is reaped.
     pub fn unified_cgroup(&self) -> Result<Option<Vec<u8>>> {
-        self.parse("cgroup", MAX_CGROUP, |bytes| {
-            let cgroups = parse_cgroup(bytes)?;
-            let unified = cgroups.iter().find(|cgroup| cgroup.hierarchy == 0);
-            Ok(unified.map(|cgroup| cgroup.path.to_vec()))
-        })
+        Ok(self.cgroups()?.unified)
     }
 
     /// `cmdline`: NUL-separated arguments, at most `limit` bytes. Empty for a kernel thread and

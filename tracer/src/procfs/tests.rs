@@ -243,7 +243,7 @@ fn an_error_names_file_line_item_and_type() {
     let text = dir.stat().unwrap_err().to_string();
     assert!(text.starts_with("parse /"), "{text}");
     assert!(text.ends_with("/12/stat, line 1, item ppid: expected u32, found \"seven\""), "{text}");
-    let text = dir.cgroup().unwrap_err().to_string();
+    let text = dir.cgroups().unwrap_err().to_string();
     assert!(text.contains("/12/cgroup, line 2, item hierarchy: expected u32"), "{text}");
     let error = dir.status().unwrap_err();
     assert!(error.is_gone() && !error.is_denied());
@@ -359,7 +359,7 @@ fn this_process_reads_itself() {
     assert!(status.rss_bytes.is_some() && status.switches.is_some());
     assert!(own.namespace("pid").unwrap() > 0);
     assert!(own.threads(64).unwrap().contains(&std::process::id()));
-    assert!(own.cgroup().unwrap().is_some_and(|path| path.starts_with(b"/")));
+    assert!(own.cgroups().unwrap().telling.is_some_and(|path| path.starts_with(b"/")));
     let mut linked = 0;
     let count = own.descriptors(2, |_, _| linked += 1).unwrap();
     assert!(linked <= 2 && count >= 2);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 
 use super::known;
-use crate::procfs::{InetState, InetTable, TaskDir};
+use crate::procfs::{InetTable, TaskDir};
 
 /// The listening sockets of each network namespace that was asked about.
 ///
@@ -71,17 +71,9 @@ fn sockets(task: &TaskDir) -> Sockets {
     let mut found = Sockets::new();
     for table in InetTable::ALL {
         known(task.inet_sockets(table, |socket| {
-            match (table.is_tcp(), socket.state) {
-                (true, InetState::Listening) => {
-                    found.insert(socket.inode, Listening::Tcp(socket.local));
-                }
-                // The kernel lists every listening socket before the first connected one
-                // (tcp_get_idx in net/ipv4/tcp_ipv4.c), and there may be 100,000 of those.
-                (true, _) => return ControlFlow::Break(()),
-                (false, InetState::Unconnected) => {
-                    found.insert(socket.inode, Listening::Udp(socket.local));
-                }
-                (false, _) => {}
+            if table.awaits_anybody(socket.state)? {
+                let kind = if table.is_tcp() { Listening::Tcp } else { Listening::Udp };
+                found.insert(socket.inode, kind(socket.local));
             }
             ControlFlow::Continue(())
         }));
