@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tracer_tests::cgroup::{self, Cgroup, unified_mount};
+use tracer_tests::frozen::FreezableFs;
 use tracer_tests::recordings::replay;
 use tracer_tests::run::RECORDING;
 use tracer_tests::{Finished, Run, proc, skip, sys};
@@ -18,11 +19,11 @@ fn enclosed(run: Run) -> Result<Run, String> {
     Ok(run.options(["--cgroup"]).grace("300ms").env("MOUNT", mount))
 }
 
-/// The same, and what leaks is killed after this time.
+/// The same, and what leaks is killed after this time. Far more time is there to die.
 fn kills(run: Run, term_timeout: &str) -> Result<Run, String> {
     let run = enclosed(run)?.options(["--on-leak", "kill"]);
     let file = run.path("rules.toml");
-    let rules = format!("[cleanup]\nterm_timeout = '{term_timeout}'\n");
+    let rules = format!("[cleanup]\nterm_timeout = '{term_timeout}'\nkill_timeout = '60s'\n");
     fs::write(&file, rules).expect("a file in the run's folder");
     Ok(run.options(["--rules".as_ref(), file.as_os_str()]))
 }
@@ -143,6 +144,38 @@ fn bomb_that_ignores_sigterm_is_killed_with_its_cgroup() {
         assert!(!sys::exists(told.pid), "{} lives", told.pid);
         assert_eq!(killed_by(&finished, told.pid), whole());
     }
+    expect_removed(&finished);
+}
+
+#[test]
+fn nobody_in_it_can_fork_any_more_while_it_is_killed() {
+    let mut file_system = match FreezableFs::mount() {
+        Ok(file_system) => file_system,
+        Err(why) => return skip(&why),
+    };
+    let file = format!("file={}", file_system.path().join("file").display());
+    let run = match kills(Run::workload(["writes", &file]), "0s") {
+        Ok(run) => run,
+        Err(why) => return skip(&why),
+    };
+    let running = run.start();
+    let writer = running.held("write").pid;
+    let limit = cgroup::of(writer).join("pids.max");
+    let limit = || fs::read_to_string(&limit).ok();
+    if limit().is_none() {
+        return skip("the number of processes is not cgroup v2's to limit here");
+    }
+    assert_eq!(limit().as_deref(), Some("max\n"));
+    file_system.freeze();
+    running.release("write");
+    // SIGKILL does nothing to it from then on.
+    proc::until_state(writer, 'D');
+    running.release("standing");
+    proc::until("no room in pids.max", || (limit()? == "0\n").then_some(()));
+    drop(file_system);
+    let finished = running.finish();
+    finished.expect_leak();
+    assert!(!sys::exists(writer), "it lives\n{finished:#}");
     expect_removed(&finished);
 }
 
