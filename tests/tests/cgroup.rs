@@ -105,7 +105,6 @@ fn command_is_in_it_and_it_is_gone_afterwards_with_its_use_told() {
         Err(why) => return skip(&why),
     };
     let finished = run.finish();
-    finished.expect_nothing_found();
     let path = told(&finished)["path"].as_str().expect("a path");
     assert_eq!(finished.stdout_text().trim(), format!("0::{path}"), "{finished:#}");
     expect_removed(&finished);
