@@ -168,6 +168,8 @@ impl<'a> Cleaner<'a> {
     ) {
         let Settings { rules, allow, dry_run, leaks: _ } = self.settings;
         let busy = self.jobs.iter().flat_map(Job::in_hand).collect();
+        let asked_for = self.jobs.iter().filter(|job| job.is_requested_by_somebody());
+        let requested = asked_for.flat_map(Job::in_hand).collect();
         let mut world = World {
             now,
             lineage,
@@ -178,6 +180,7 @@ impl<'a> Cleaner<'a> {
             // What one job has in hand is none of another's.
             taken: &mut HashSet::new(),
             busy: &busy,
+            requested: &requested,
             acts: &mut self.acts,
             owns_cgroup: self.owns_cgroup,
         };

@@ -66,7 +66,9 @@ pub(super) fn doomed(
         }
         let is_whole = *sessions.entry(creator).or_insert_with(|| {
             let below = lineage.below(&HashSet::from_iter([creator]), &HashSet::new());
-            below.iter().all(|member| is_killed(member.id))
+            // The first process of a namespace takes along whoever came into it, which its own signal
+            // looks at first.
+            below.iter().all(|member| is_killed(member.id) && !member.pids.is_init_of_namespace())
         });
         if is_whole {
             doomed.push(DoomedGroup {

@@ -105,7 +105,7 @@ impl Hand {
             Ok(held) => held,
             Err(sent) => return sent,
         };
-        if is_init_of_namespace(who)
+        if who.pids.is_init_of_namespace()
             && let Some(why) = self.strangers_below(&dir, who)
         {
             return Sent::Refused(why);
@@ -198,7 +198,7 @@ impl Hand {
     /// Why the end of a process would take others along that are not to end, if it would.
     #[must_use]
     pub fn takes_along(&self, who: Identity) -> Option<String> {
-        let pid = who.pids.local.filter(|_| is_init_of_namespace(who))?;
+        let pid = who.pids.local.filter(|_| who.pids.is_init_of_namespace())?;
         match self.procfs.identify(pid, who.id) {
             Ok(found) => self.strangers_below(&found?.0, who),
             Err(error) => Some(format!("it is PID 1 of a namespace, and is not seen: {error}")),
@@ -261,11 +261,6 @@ fn told(to: u32, sent: Result<(), Errno>) -> Sent {
         ),
         Err(error) => Sent::Refused(format!("the kernel refuses: {error}")),
     }
-}
-
-/// Whether it is PID 1 of a namespace below tracer's.
-fn is_init_of_namespace(who: Identity) -> bool {
-    who.pids.level > 0 && who.pids.namespace == 1
 }
 
 fn open(pids: Pids) -> Result<(u32, OwnedFd), Sent> {

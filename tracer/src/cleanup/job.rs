@@ -44,6 +44,8 @@ pub(super) struct World<'w> {
     pub(super) taken: &'w mut HashSet<ProcessId>,
     /// Who was in the hands of any job before this step.
     pub(super) busy: &'w HashSet<ProcessId>,
+    /// Those of them that somebody asked for.
+    pub(super) requested: &'w HashSet<ProcessId>,
     pub(super) acts: &'w mut VecDeque<Act>,
     /// The run has a cgroup of its own.
     pub(super) owns_cgroup: bool,
@@ -96,6 +98,10 @@ pub(super) struct Job {
     tops: hashbrown::HashSet<ProcessId>,
     /// Who is kept, with all below.
     kept: hashbrown::HashSet<ProcessId>,
+    /// When there is something to do whatever comes; `None`: never.
+    due: Option<Nanos>,
+    /// A request was at it.
+    has_waited: bool,
     /// In the order of their birth, so that nobody comes before who forked it.
     targets: BTreeMap<(u64, u32), Target>,
     /// How many there were at first.
@@ -202,6 +208,8 @@ impl Job {
             is_caught_up: false,
             dead: Vec::new(),
             whole: Whole::Untried,
+            due: None,
+            has_waited: false,
         }
     }
 
@@ -228,6 +236,11 @@ impl Job {
         self.phase == Phase::Done
     }
 
+    /// Whether somebody asked for it.
+    pub(super) fn is_requested_by_somebody(&self) -> bool {
+        self.request.is_some()
+    }
+
     /// Those that it still has something to do with.
     pub(super) fn in_hand(&self) -> impl Iterator<Item = ProcessId> {
         let open = self.targets.values().filter(|target| target.result.is_none());
@@ -235,24 +248,22 @@ impl Job {
     }
 
     pub(super) fn deadline(&self) -> Option<Nanos> {
-        let Treatment { term_timeout, kill_timeout, delay, remedy: _ } = self.treatment;
+        let Treatment { term_timeout, kill_timeout, .. } = self.treatment;
         match self.phase {
-            Phase::Waiting => Some(self.found_at.after(delay)),
             Phase::Leaving | Phase::Killing if self.is_alone => {
                 let timeout =
                     if self.phase == Phase::Leaving { term_timeout } else { kill_timeout };
                 Some(self.since.after(timeout))
             }
-            Phase::Leaving => self.first_overdue(SIGTERM, term_timeout),
-            Phase::Killing => self.first_overdue(SIGKILL, kill_timeout),
-            Phase::Ending => Some(self.since.after(LOOK)),
+            Phase::Waiting | Phase::Leaving | Phase::Killing | Phase::Ending => self.due,
             Phase::Done => None,
         }
     }
 
-    /// When the first of those who were sent this signal has had its time.
-    fn first_overdue(&self, signal: u8, timeout: Duration) -> Option<Nanos> {
-        let awaited = self.targets.values().filter(|target| target.result.is_none());
+    /// When the first of the living who were sent this signal has had its time.
+    fn first_overdue(&self, members: &[Member], signal: u8, timeout: Duration) -> Option<Nanos> {
+        let targets = members.iter().filter_map(|member| self.targets.get(&place(member.id)));
+        let awaited = targets.filter(|target| target.result.is_none());
         let sent = awaited.filter_map(|target| target.asked.filter(|(asked, _)| *asked == signal));
         sent.map(|(_, at)| at.after(timeout)).min()
     }
@@ -280,19 +291,24 @@ impl Job {
     }
 
     fn wait(&mut self, world: &mut World<'_>) {
-        let is_due = world.now >= self.found_at.after(self.treatment.delay);
+        let begins = self.found_at.after(self.treatment.delay);
+        self.due = Some(begins).filter(|begins| *begins > world.now);
         // Evidence first: what is dead cannot be looked at any more.
         let is_known = self.kind != Some(FindingKind::Survivor) || world.lineage.is_settled();
-        if !is_due || !is_known {
+        if self.due.is_some() || !is_known {
+            return;
+        }
+        if self.is_anothers(world) {
+            self.has_waited = true;
+            self.due = Some(world.now.after(LOOK));
             return;
         }
         self.begun_at = world.now;
         if let Some(kind) = self.kind {
-            // What was put right meanwhile is left alone.
-            self.tops.retain(|top| world.lineage.stands(*top, kind));
-        } else if self.is_anothers(world) {
-            self.found_at = world.now.after(LOOK);
-            return;
+            // What was put right meanwhile is left alone, and what a request has ended is told there.
+            let lineage = world.lineage;
+            let is_over = |id| self.has_waited && lineage.stage(id) != Stage::Alive;
+            self.tops.retain(|top| lineage.stands(*top, kind) && !is_over(*top));
         }
         if self.tops.is_empty() && self.request.is_none() {
             self.phase = Phase::Done;
@@ -330,11 +346,12 @@ impl Job {
         }
     }
 
-    /// Whether another job is at it: what is asked for begins when that is done, so that nobody is sent
-    /// anything twice, and whoever asked is told how it ended.
+    /// Whether another job is at it, of which one is what somebody asked for: then this one begins when
+    /// that is done, so that nobody is sent anything twice, and whoever asked is told how it ended.
     fn is_anothers(&self, world: &World<'_>) -> bool {
-        let members = world.lineage.below(&self.tops, &self.kept);
-        members.iter().any(|member| world.busy.contains(&member.id))
+        let busy = if self.request.is_some() { world.busy } else { world.requested };
+        let is_busy = |members: Vec<Member>| members.iter().any(|one| busy.contains(&one.id));
+        !self.is_alone && !busy.is_empty() && is_busy(world.lineage.below(&self.tops, &self.kept))
     }
 
     /// Whether it only tells. Who asks has been told already.
@@ -509,7 +526,8 @@ impl Job {
     /// Forked by a process that had been asked to end and has not yet: what it ends with, as the
     /// `rm` of a shell's trap. It is asked when it is left behind.
     fn helps_to_end(&self, member: &Member, world: &World<'_>) -> bool {
-        let forker = self.targets.get(&place(member.forker));
+        // One that could not be asked does not end.
+        let forker = self.targets.get(&place(member.forker)).filter(|one| one.result.is_none());
         let asked = forker.and_then(|forker| forker.asked);
         asked.is_some_and(|(_, at)| at.0 < member.id.start)
             && world.lineage.stage(member.forker) == Stage::Alive
@@ -523,7 +541,9 @@ impl Job {
         }
         self.is_caught_up = false;
         let kills = self.treatment.remedy == Remedy::Kill;
-        let overdue = self.overdue(&members, SIGTERM, self.treatment.term_timeout, world.now);
+        let timeout = self.treatment.term_timeout;
+        self.due = self.first_overdue(&members, SIGTERM, timeout);
+        let overdue = self.overdue(&members, SIGTERM, timeout, world.now);
         let is_late = !overdue.is_empty();
         let grows = self.targets.len() > 2 * self.at_first + GROWS;
         if kills && (is_late || grows) {
@@ -539,11 +559,13 @@ impl Job {
     /// come those who are dead, for what they forked unseen.
     fn begin_killing(&mut self, world: &mut World<'_>) {
         let spared = self.targets.values().filter(|target| target.is_spared());
-        let spared: HashSet<_> = spared.map(|target| target.id).chain(self.kept.clone()).collect();
+        let spared: hashbrown::HashSet<_> =
+            spared.map(|target| target.id).chain(self.kept.clone()).collect();
         world.acts.extend(spared.iter().map(|id| Act::Decide(*id, Lot::Kept)));
         let all = self.tops.iter().copied().chain(self.targets.values().map(|target| target.id));
         let is_dead = |id: &ProcessId| world.lineage.stage(*id) != Stage::Alive;
-        self.dead = all.filter(|id| is_dead(id) && !spared.contains(id)).collect();
+        // Below one that is left alone there are dead ones whose children live.
+        self.dead = all.filter(|id| is_dead(id) && !world.lineage.is_below(*id, &spared)).collect();
         self.enter(Phase::Killing, world);
     }
 
@@ -566,6 +588,7 @@ impl Job {
             }
             world.acts.push_back(Act::Unkillable { process, since });
         }
+        self.due = self.first_overdue(&members, SIGKILL, timeout);
         self.rounds += u32::from(self.targets.len() > self.at_last);
         self.at_last = self.targets.len();
         if self.rounds >= MANY_ROUNDS && world.now >= self.since.after(timeout) {
@@ -583,13 +606,16 @@ impl Job {
             return;
         }
         self.whole = Whole::Asked;
-        let is_doomed = |target: &&Target| target.result.is_none();
+        // Not what has ended below a kept one either: its children are not to end.
+        let is_doomed = |target: &&Target| {
+            target.result.is_none() && !world.lineage.is_below(target.id, &self.kept)
+        };
         let (doomed, others): (Vec<_>, Vec<_>) = self.targets.values().partition(is_doomed);
-        let tops = self.tops.iter().filter(|top| !self.targets.contains_key(&place(**top)));
         let elsewhere = world.taken.iter().filter(|id| !self.targets.contains_key(&place(**id)));
+        let others = others.iter().map(|target| target.id);
         let claim = Claim {
-            doomed: doomed.iter().map(|target| target.id).chain(tops.copied()).collect(),
-            spared: others.iter().map(|target| target.id).chain(elsewhere.copied()).collect(),
+            doomed: doomed.iter().map(|target| target.id).collect(),
+            spared: others.chain(elsewhere.copied()).chain(self.kept.iter().copied()).collect(),
             room: world.most.saturating_sub(world.ended.len()),
         };
         let acts = world.acts.split_off(first);
@@ -682,6 +708,7 @@ impl Job {
                 }
             }
         }
+        self.due = Some(world.now.after(LOOK));
         if !awaited {
             self.finish(world);
         }

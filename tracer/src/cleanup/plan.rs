@@ -99,6 +99,11 @@ impl Call {
         lineage.surely_of_call(id, &self.id) == Some(self.owner)
     }
 
+    /// Whether a process belongs to the invocation whose call it is.
+    fn is_of_its_agent(&self, lineage: &Lineage, id: ProcessId) -> bool {
+        lineage.root_of_its_invocation(id) == Some(self.owner)
+    }
+
     /// The one that is meant; `None`: several are of this id, or none is.
     fn meant(
         lineage: &Lineage,
@@ -137,7 +142,8 @@ impl Plan {
         let all = lineage.below(&tops, &HashSet::new());
         let members: HashMap<_, _> = all.iter().map(|member| (member.id, member)).collect();
         let mut plan = Self {
-            takes_nested: tops.iter().all(|top| lineage.is_root_of_invocation(*top)),
+            takes_nested: sought.call.is_none()
+                && tops.iter().all(|top| lineage.is_root_of_invocation(*top)),
             call: sought.call.and_then(|id| Call::meant(lineage, id, &all, &tops)),
             ..Self::default()
         };
@@ -166,8 +172,11 @@ impl Plan {
             let named = members.get(&member.id).copied().unwrap_or(&member);
             let obstacle = if shielded.contains(&named.top) {
                 Some((ActionResult::Kept, "it descends from a process that is kept".to_owned()))
+            } else if call.as_ref().is_some_and(|call| !call.is_of_its_agent(lineage, member.id)) {
+                // An agent that a call of another started has a run of its own.
+                Some((ActionResult::Refused, "it belongs to another invocation".to_owned()))
             } else {
-                obstacle(lineage, now, named, sought)
+                obstacle(lineage, now, named, sought, call.is_some())
             };
             if let Some((result, reason)) = obstacle {
                 spared.insert(member.id);
@@ -220,6 +229,7 @@ fn obstacle(
     now: Nanos,
     member: &Member,
     sought: Sought<'_>,
+    is_of_call: bool,
 ) -> Option<(ActionResult, String)> {
     let refused = |why: &str| Some((ActionResult::Refused, why.to_owned()));
     let seen = sought.seen.get(&member.id);
@@ -232,7 +242,7 @@ fn obstacle(
     if sought.asker == Some(member.id) {
         return refused("it is the one that asks");
     }
-    if member.is_nested && !lineage.is_root_of_invocation(member.top) {
+    if member.is_nested && !is_of_call && !lineage.is_root_of_invocation(member.top) {
         return refused("it belongs to another invocation");
     }
     if seen.is_none() && member.id.start <= sought.asked_at.0 {

@@ -57,6 +57,8 @@ struct Kernel {
     foreign: BTreeSet<u32>,
     /// It does not signal process groups by pidfd.
     is_old: bool,
+    /// Each is PID 1 of a namespace.
+    inits: BTreeSet<u32>,
     /// These wait for nobody.
     never_reaps: BTreeSet<u32>,
     /// Who is in the run's own cgroup, if it has one; so is what they fork.
@@ -81,6 +83,7 @@ impl Kernel {
             zombies: BTreeSet::new(),
             foreign: BTreeSet::new(),
             is_old: false,
+            inits: BTreeSet::new(),
             never_reaps: BTreeSet::new(),
             cgroup: None,
             cgroup_kills: 0,
@@ -88,6 +91,12 @@ impl Kernel {
         };
         kernel.fork(TRACER, Manner::Dies);
         kernel
+    }
+
+    /// Forks the first process of a PID namespace.
+    fn fork_init(&mut self, forker: u32, manner: Manner) -> u32 {
+        self.inits.insert(self.next);
+        self.fork(forker, manner)
     }
 
     /// The same, with the root in a cgroup of its own.
@@ -179,7 +188,11 @@ impl Kernel {
             } else {
                 Self::id(forker)
             },
-            pids: Pids { host: pid, local: Some(pid), namespace: pid, level: 0 },
+            pids: if self.inits.contains(&pid) {
+                Pids { host: pid, local: Some(pid), namespace: 1, level: 1 }
+            } else {
+                Pids { host: pid, local: Some(pid), namespace: pid, level: 0 }
+            },
             cgroup: None,
             thread: None,
             root: pid == ROOT,
@@ -545,6 +558,59 @@ fn process_group_in_a_session_from_outside_is_not_killed_as_one() {
     kernel.root_ends();
     let _ = kernel.clean_up(settings(&rules));
     assert_eq!(kernel.signals, [(leader, 9), (child, 9)]);
+}
+
+/// Who came into that namespace from outside would die with it, which its own signal looks at.
+#[test]
+fn process_group_with_the_init_of_a_namespace_is_not_killed_as_one() {
+    let rules = rules("[cleanup]\nterm_timeout = '0s'");
+    let mut kernel = Kernel::new(&rules);
+    let (leader, _) = session(&mut kernel);
+    let init = kernel.fork_init(leader, Manner::Ignores);
+    kernel.root_ends();
+    let _ = kernel.clean_up(settings(&rules));
+    assert!(kernel.signals.contains(&(init, 9)), "{:?}", kernel.signals);
+    assert!(kernel.signals.iter().all(|(_, signal)| *signal != GROUP), "{:?}", kernel.signals);
+}
+
+/// What it forks is no help in ending, and the run would wait for it for ever.
+#[test]
+fn what_is_forked_by_one_that_could_not_be_asked_is_asked() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let foreign = kernel.fork(ROOT, Manner::Dies);
+    kernel.foreign.insert(foreign);
+    kernel.processes.get_mut(&foreign).expect("forked").respawns = true;
+    let worker = kernel.fork(foreign, Manner::Dies);
+    kernel.root_ends();
+    let mut cleaner = Cleaner::new(settings(&rules));
+    kernel.passes(&mut cleaner, 200);
+    // It starts its worker anew whenever that is ended; in the end it starts no more.
+    kernel.processes.get_mut(&foreign).expect("forked").respawns = false;
+    kernel.passes(&mut cleaner, 10_000);
+    assert!(cleaner.is_idle(&kernel.lineage), "{cleaner:?}");
+    assert!(kernel.signals.contains(&(worker, 15)), "{:?}", kernel.signals);
+    assert_eq!(kernel.alive(), [foreign]);
+}
+
+/// The kernel side goes by the nearest ancestor that it was told of.
+#[test]
+fn what_has_ended_below_a_kept_process_is_never_doomed() {
+    let rules = rules("[[keep]]\nexecutables = ['kept']\n[cleanup]\nterm_timeout = '1s'");
+    let mut kernel = Kernel::new(&rules);
+    let kept = kernel.fork(ROOT, Manner::Dies);
+    kernel.executes(kept, "kept");
+    let wrapper = kernel.fork(kept, Manner::Dies);
+    let server = kernel.fork(wrapper, Manner::Dies);
+    let stubborn = kernel.fork(ROOT, Manner::Ignores);
+    kernel.root_ends();
+    let mut cleaner = Cleaner::new(settings(&rules));
+    kernel.passes(&mut cleaner, 500);
+    kernel.dies(wrapper, 0);
+    kernel.passes(&mut cleaner, 10_000);
+    assert_ne!(kernel.lots.get(&wrapper), Some(&Lot::Doomed));
+    assert_eq!(kernel.lots.get(&stubborn), Some(&Lot::Doomed));
+    assert_eq!(kernel.alive(), [kept, server]);
 }
 
 #[test]

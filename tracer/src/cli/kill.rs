@@ -38,7 +38,8 @@ const TO_END: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(
 ///
 /// Asks the runs of `tracer run` that are under way on this host. Ends an invocation by its id as in
 /// reports, a process by pid, or whoever listens at a port, each with all that they have forked:
-/// SIGTERM, then SIGKILL. Shows whom, and asks. Never touched are other invocations and what is kept.
+/// SIGTERM, then SIGKILL. Shows whom, and asks. Never touched are what is kept and other invocations, but
+/// for those nested in one that is named.
 ///
 /// Exit status: 0 if all have ended, 1 if something was left alive, 125 if it cannot be done: no such
 /// run or process, not permitted, or tracer itself failed.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Driver, RunError, RunOptions};
 use crate::{
-    cleanup::{CgroupError, Claim, Cleaner, Entrance, Hand, Objection, RunCgroup},
+    cleanup::{CgroupError, Claim, Cleaner, Entrance, Hand, Identity, Objection, RunCgroup},
     lineage::{Event, ProcessId},
     procfs::Procfs,
 };
@@ -81,7 +81,7 @@ impl Driver<'_> {
     ) -> Result<Vec<ProcessId>, String> {
         let cgroup = self.cgroup.as_mut().ok_or("there is none")?;
         let keeps = |id| cleaner.keeps(id, self.clock.now(), &self.lineage);
-        let mut unknown_before = BTreeSet::new();
+        let (mut unknown_before, mut looked_at) = (BTreeSet::new(), BTreeSet::new());
         for _ in 0..LOOKS {
             let pids = cgroup.pids().map_err(|error| format!("who is in it: {error}"))?;
             if pids.is_empty() {
@@ -90,11 +90,20 @@ impl Driver<'_> {
             let known = self.probes.procs().walk().map_err(|error| error.to_string())?;
             match claim.covers(&pids, &known, keeps) {
                 Ok(all) => {
-                    if let Some(why) = all.iter().find_map(|who| hand.takes_along(*who)) {
+                    let is_new = |who: &&Identity| !looked_at.contains(&who.id);
+                    let inits = all.iter().filter(|who| who.pids.is_init_of_namespace());
+                    let new: Vec<_> = inits.filter(is_new).collect();
+                    if new.is_empty() {
+                        // Whoever is moved into it in this very moment dies with it: that takes root,
+                        // or the user whom it was delegated to.
+                        cgroup.kill().map_err(|error| error.to_string())?;
+                        return Ok(all.into_iter().map(|who| who.id).collect());
+                    }
+                    // That takes a while, in which others may have come.
+                    if let Some(why) = new.iter().find_map(|who| hand.takes_along(**who)) {
                         return Err(why);
                     }
-                    cgroup.kill().map_err(|error| error.to_string())?;
-                    return Ok(all.into_iter().map(|who| who.id).collect());
+                    looked_at.extend(new.iter().map(|who| who.id));
                 }
                 Err(Objection::Spares(why)) => return Err(why),
                 Err(Objection::Unknown(unknown)) => {

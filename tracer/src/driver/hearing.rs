@@ -27,6 +27,8 @@ impl Hearing {
     /// Ends when something was heard; never where there is nothing to hear with.
     pub(super) async fn listen(&self) {
         match &self.listener {
+            // Read beside records that are older than it: the listener has nothing to tell of it.
+            _ if !self.waiting.is_empty() => {}
             Some(listener) => listener.heard().await,
             None => std::future::pending().await,
         }
@@ -71,5 +73,40 @@ impl Hearing {
     /// Messages that were malformed, too long or too many.
     pub(super) fn refused(&self) -> u64 {
         self.listener.as_ref().map_or(0, Listener::refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::net::UnixDatagram,
+        task::{Context, Poll, Waker},
+    };
+
+    use super::*;
+    use crate::procfs::Procfs;
+
+    fn is_ready(hearing: &Hearing) -> bool {
+        let mut listening = std::pin::pin!(hearing.listen());
+        listening.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+    }
+
+    #[test]
+    fn what_was_read_beside_records_is_heard_without_anything_else_coming() {
+        // Not started: nobody but `drain` reads the socket, as when that is quicker.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let clock = Procfs::of_host().unwrap().clock();
+        let listener = Listener::at(path.clone(), socket, clock).unwrap();
+        let mut hearing = Hearing::new(Some(listener));
+        assert!(!is_ready(&hearing));
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.send_to(br#"{"v":1,"type":"findings"}"#, path).unwrap();
+        hearing.drain();
+        assert!(hearing.next(Some(Nanos(1))).is_none(), "it is later than that");
+        assert!(is_ready(&hearing));
+        assert!(hearing.next(None).is_some());
+        assert!(!is_ready(&hearing));
     }
 }

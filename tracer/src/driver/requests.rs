@@ -44,6 +44,8 @@ const MOST_PLANS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the end of a run waits for who asked to fetch the receipts.
 const LINGER: Duration = Duration::from_secs(1);
+/// The same of one that goes on asking.
+const LONGEST_LINGER: Duration = Duration::from_secs(10);
 /// Refusals that are logged.
 const MOST_LOGGED: u32 = 100;
 /// Longest command line that is told, bytes.
@@ -105,7 +107,7 @@ struct Planned {
 enum State {
     Shown,
     Acting,
-    Done { receipts: Vec<ToldReceipt>, fetched: bool },
+    Done { receipts: Vec<ToldReceipt>, fetched: bool, at: Instant },
 }
 
 /// All requests of a run.
@@ -170,8 +172,13 @@ impl Requests {
     /// Until when the end of the run waits for who asked to fetch what came of it; `None`: nobody is
     /// waited for.
     pub(super) fn awaited_until(&self) -> Option<Instant> {
-        let unfetched = |plan: &&Planned| matches!(plan.state, State::Done { fetched: false, .. });
-        let until = self.plans.iter().filter(unfetched).map(|plan| plan.contact + LINGER).max();
+        let until = |plan: &Planned| match plan.state {
+            State::Done { fetched: false, at, .. } => {
+                Some((plan.contact + LINGER).min(at + LONGEST_LINGER))
+            }
+            _ => None,
+        };
+        let until = self.plans.iter().filter_map(until).max();
         until.filter(|until| *until > Instant::now())
     }
 
@@ -180,8 +187,9 @@ impl Requests {
         let procfs = self.procfs.as_ref();
         if let Some(planned) = self.plans.iter_mut().find(|plan| plan.number == number) {
             let told = receipts.iter().map(|receipt| planned.told(receipt, procfs, lineage));
-            planned.state = State::Done { receipts: told.collect(), fetched: false };
-            planned.contact = Instant::now();
+            let (receipts, at) = (told.collect(), Instant::now());
+            planned.state = State::Done { receipts, fetched: false, at };
+            planned.contact = at;
         }
     }
 
@@ -223,7 +231,10 @@ fn poll(looking: &mut [Looking], cx: &mut Context<'_>) -> Poll<usize> {
         loop {
             match one.looks.poll_recv(cx) {
                 Poll::Ready(Some(Event::Observed { process, observation, .. })) => {
-                    one.seen.insert(process, *observation);
+                    // Of one that exists, and of which nothing could be read, nothing is known.
+                    if !observation.exists || observation.state.is_some() {
+                        one.seen.insert(process, *observation);
+                    }
                 }
                 Poll::Ready(Some(_)) => {}
                 Poll::Ready(None) => return Poll::Ready(place),
@@ -305,7 +316,9 @@ impl Driver<'_> {
             let number = plan.number;
             return self.show(&received, number, 0);
         }
-        if requests.is_over {
+        // Else whoever COMMAND has left could keep the run from ending.
+        let has_settled = self.lineage.is_settled() && self.command.status().is_some();
+        if requests.is_over || has_settled {
             return Err(No(Refusal::RunOver, "the run is over".to_owned()));
         }
         if requests.looking.len() >= MOST_LOOKING {
@@ -511,7 +524,7 @@ impl Driver<'_> {
         let page = match &mut planned.state {
             State::Shown => return Err(unknown()),
             State::Acting => ReceiptsPage { done: false, next: None, receipts: Vec::new() },
-            State::Done { receipts, fetched } => {
+            State::Done { receipts, fetched, at: _ } => {
                 let (receipts, next) = page(receipts, from);
                 *fetched |= next.is_none();
                 ReceiptsPage { done: true, next, receipts }

@@ -74,6 +74,12 @@ impl Pids {
     pub fn shown(&self) -> u32 {
         self.local.unwrap_or(self.host)
     }
+
+    /// Whether it is PID 1 of a namespace below the initial one: its end is that of all in it.
+    #[must_use]
+    pub fn is_init_of_namespace(&self) -> bool {
+        self.level > 0 && self.namespace == 1
+    }
 }
 
 /// How a process ended, as `wait(2)` tells it.

@@ -248,6 +248,18 @@ impl Lineage {
         listening.map(|all| all.iter().filter(is_inet).cloned().collect()).unwrap_or_default()
     }
 
+    /// Whether it is one of these or descends from one by forks, through the dead as well.
+    #[must_use]
+    pub fn is_below(&self, id: ProcessId, tops: &HashSet<ProcessId>) -> bool {
+        self.generations(id).any(|(id, _)| tops.contains(&id))
+    }
+
+    /// The root of the invocation that it belongs to.
+    #[must_use]
+    pub fn root_of_its_invocation(&self, id: ProcessId) -> Option<ProcessId> {
+        self.invocations.get(self.invocation_of(id)).map(|own| own.root)
+    }
+
     /// Those alive that it descends from by forks, the nearest first.
     #[must_use]
     pub fn above(&self, id: ProcessId) -> Vec<ProcessId> {

@@ -164,7 +164,7 @@ pub struct RunAgent {
     pub invocation: String,
     /// What it is called.
     pub name: Option<String>,
-    /// Its pid, as the client's PID namespace has it if it is there, else as tracer's has it.
+    /// Its pid, as tracer's PID namespace has it.
     pub pid: u32,
 }
 
@@ -196,7 +196,7 @@ pub struct PlanPage {
 pub struct PlannedProcess {
     /// Its identity: never another's.
     pub id: String,
-    /// Its pid, as [`RunAgent::pid`].
+    /// Its pid, as the client's PID namespace has it if it is there, else as tracer's has it.
     pub pid: u32,
     /// Its name.
     pub name: String,
@@ -238,7 +238,7 @@ pub struct ReceiptsPage {
 pub struct ToldReceipt {
     /// Its identity, as in the plan.
     pub id: String,
-    /// Its pid, as [`RunAgent::pid`].
+    /// Its pid, as the client's PID namespace has it if it is there, else as tracer's has it.
     pub pid: u32,
     /// Its name.
     pub name: String,

@@ -108,6 +108,15 @@ impl Listener {
     /// There is no place for the socket, or the kernel does not tell who sends.
     pub fn bind(clock: BootClock) -> Result<Self, ListenError> {
         let (path, socket) = bind()?;
+        Self::at(path, socket, clock)
+    }
+
+    /// Takes a socket over, which is at this path.
+    pub(crate) fn at(
+        path: PathBuf,
+        socket: UnixDatagram,
+        clock: BootClock,
+    ) -> Result<Self, ListenError> {
         let shared = Arc::new(Shared {
             socket,
             clock,
