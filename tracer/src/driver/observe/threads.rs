@@ -5,6 +5,7 @@ use std::{
     fmt, io,
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread,
@@ -14,11 +15,17 @@ use crate::priority;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// Most threads: whoever keeps asking about processes that cannot be looked at must not have them all.
+const MOST: usize = 64;
+
 /// The threads. They end, once they have nothing to do, when this is dropped; one that hangs ends
 /// with the process.
 pub(super) struct Threads {
     jobs: Sender<Job>,
     queue: Arc<Mutex<Receiver<Job>>>,
+    begun: AtomicUsize,
+    /// Jobs that are not done, those that hang among them.
+    open: Arc<AtomicUsize>,
 }
 
 impl fmt::Debug for Threads {
@@ -34,18 +41,30 @@ impl Threads {
     /// There are not so many to be had.
     pub(super) fn start(count: usize) -> io::Result<Self> {
         let (jobs, queue) = channel();
-        let threads = Self { jobs, queue: Arc::new(Mutex::new(queue)) };
+        let queue = Arc::new(Mutex::new(queue));
+        let threads = Self { jobs, queue, begun: AtomicUsize::new(0), open: Arc::default() };
         for _ in 0..count {
-            threads.add()?;
+            threads.begin()?;
         }
         Ok(threads)
     }
 
-    /// Starts another one, in the place of one that hangs.
+    /// Starts another one, in the place of one that hangs, unless one that hung is free again.
     ///
     /// # Errors
-    /// There is none to be had.
+    /// There is none to be had, or too many hang.
     pub(super) fn add(&self) -> io::Result<()> {
+        let begun = self.begun.load(Ordering::Relaxed);
+        if self.open.load(Ordering::Relaxed) < begun {
+            return Ok(());
+        }
+        if begun >= MOST {
+            return Err(io::Error::other(format!("{MOST} hang already")));
+        }
+        self.begin()
+    }
+
+    fn begin(&self) -> io::Result<()> {
         let queue = Arc::clone(&self.queue);
         let work = move || {
             priority::raise(priority::JUDGES);
@@ -57,11 +76,19 @@ impl Threads {
                 }
             }
         };
-        thread::Builder::new().name("tracer-look".to_owned()).spawn(work).map(drop)
+        thread::Builder::new().name("tracer-look".to_owned()).spawn(work)?;
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Has this done by the first thread that is free.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        let open = Arc::clone(&self.open);
+        open.fetch_add(1, Ordering::Relaxed);
+        let job = move || {
+            job();
+            open.fetch_sub(1, Ordering::Relaxed);
+        };
         // The queue lives as long as this.
         let _ = self.jobs.send(Box::new(job));
     }
@@ -70,6 +97,29 @@ impl Threads {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_so_many_hang() {
+        let threads = Threads::start(1).unwrap();
+        let gate = Arc::new(Mutex::new(()));
+        let hangs = || {
+            let gate = Arc::clone(&gate);
+            threads.run(move || drop(gate.lock()));
+        };
+        let closed = gate.lock().unwrap();
+        for _ in 1..MOST {
+            hangs();
+            threads.add().unwrap();
+        }
+        hangs();
+        assert!(threads.add().is_err());
+        drop(closed);
+        // They are free again, and one is enough.
+        while threads.add().is_err() {
+            thread::yield_now();
+        }
+        assert_eq!(threads.begun.load(Ordering::Relaxed), MOST);
+    }
 
     #[test]
     fn a_job_that_hangs_keeps_only_its_own_thread() {
