@@ -9,19 +9,14 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::Write as _,
-    os::unix::{
-        fs::{MetadataExt as _, OpenOptionsExt as _},
-        process::CommandExt as _,
-    },
-    path::PathBuf,
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     process::Child,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, bail};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fs::{CWD, FileType, Mode, OFlags, mknodat},
+    event::PollFlags,
     process::{
         Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
     },
@@ -29,7 +24,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use tracer_tests::cgroup::Cgroup;
 
-use super::{pairs::Spread, programs::Programs, session::spawn_piped};
+use super::{fifo::Fifo, pairs::Spread, programs::Programs, session::spawn_piped};
 
 /// Who lives so long after the decision has survived.
 const SURVIVES: Duration = Duration::from_secs(1);
@@ -119,8 +114,8 @@ struct Round {
 }
 
 fn round(programs: &Programs, way: Way, shape: &str, count: usize) -> Result<Round> {
-    let life = Life::begin(programs.file("life"))?;
-    let load = ["leave", &count.to_string(), shape, &life.path.display().to_string()];
+    let life = Life(Fifo::make(programs.file("life"))?);
+    let load = ["leave", &count.to_string(), shape, &life.0.path().display().to_string()];
     let round = match way {
         Way::Tracer => by_tracer(programs, &load, &life),
         Way::Group | Way::Tree | Way::Cgroup => by_another(programs, way, &load, &life),
@@ -226,27 +221,13 @@ fn parent_of(pid: u32) -> Option<u32> {
 }
 
 /// A fifo that everybody of the load holds open.
-struct Life {
-    path: PathBuf,
-    reader: File,
-}
+struct Life(Fifo);
 
 impl Life {
-    fn begin(path: PathBuf) -> Result<Self> {
-        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).context("make a fifo")?;
-        let nonblock = OFlags::NONBLOCK.bits().cast_signed();
-        let reader = File::options().read(true).custom_flags(nonblock).open(&path)?;
-        Ok(Self { path, reader })
-    }
-
-    /// When the last one was dead; `None`: not within this time.
+    /// When the last one was dead; `None`: not within this time. Nothing is ever written, and an end is
+    /// told only after somebody had it open.
     fn until_empty(&self, patience: Duration) -> Result<Option<Duration>> {
-        let patience = Timespec::try_from(patience).context("patience")?;
-        // Nothing is ever written, and an end is told only after somebody had it open.
-        Ok(match poll(&mut [PollFd::new(&self.reader, PollFlags::empty())], Some(&patience))? {
-            0 => None,
-            _ => Some(now()),
-        })
+        Ok(self.0.wait(PollFlags::empty(), patience)?.then(now))
     }
 
     /// How many live on. A chain has gone on when the look comes to where it was, and counts as one.
@@ -281,16 +262,10 @@ impl Life {
     }
 
     fn is_held_by(&self, pid: u32) -> bool {
-        let Ok(own) = self.reader.metadata() else { return false };
+        let Ok(own) = self.0.file.metadata() else { return false };
         let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
         let mut files = entries.flatten().filter_map(|entry| fs::metadata(entry.path()).ok());
         files.any(|file| (file.dev(), file.ino()) == (own.dev(), own.ino()))
-    }
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
     }
 }
 

@@ -10,22 +10,18 @@
 //! tracer looks is none.
 
 use std::{
-    fs::File,
     io::{BufRead as _, BufReader},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fs::{CWD, FileType, Mode, OFlags, mknodat},
-};
+use rustix::event::PollFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{clock::boot_time, pairs::Spread, programs::Programs, session::spawn_piped};
+use super::{
+    clock::boot_time, fifo::Fifo, pairs::Spread, programs::Programs, session::spawn_piped,
+};
 
 const GRACE: Duration = Duration::from_millis(300);
 const ZOMBIE_AFTER: Duration = Duration::from_millis(200);
@@ -77,7 +73,7 @@ pub(crate) fn measure(programs: &Programs, runs: usize) -> Result<Latency> {
 /// Report and exit, ms after the deadline.
 fn survivor(programs: &Programs) -> Result<(f64, f64)> {
     let path = programs.file("fifo.json");
-    let fifo = Fifo::make(&path)?;
+    let fifo = Fifo::make(path.clone())?;
     let mut command = programs.tracer_run(&["--grace", &format!("{}ms", GRACE.as_millis())]);
     command.arg("--report").arg(&path).arg("--").arg(&programs.load).arg("survivor");
     let mut tracer = spawn_piped(&mut command)?;
@@ -85,7 +81,7 @@ fn survivor(programs: &Programs) -> Result<(f64, f64)> {
     let life = tracer.stdin.take();
     let mut line = String::new();
     BufReader::new(tracer.stdout.take().context("piped")?).read_line(&mut line)?;
-    let reported = fifo.until_written();
+    let reported = until_written(&fifo);
     let mut report = Vec::new();
     let read = fifo.read(&mut report);
     let status = tracer.wait().context("wait for tracer")?;
@@ -111,43 +107,12 @@ fn after(deadline: Duration, at: Duration) -> Result<f64> {
     Ok(late.as_secs_f64() * 1e3)
 }
 
-/// A report that says when it is written. Removed when dropped.
-struct Fifo<'a> {
-    file: File,
-    path: &'a Path,
-}
-
-impl<'a> Fifo<'a> {
-    fn make(path: &'a Path) -> Result<Self> {
-        mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).context("make a fifo")?;
-        let nonblock = OFlags::NONBLOCK.bits().cast_signed();
-        let file = File::options().read(true).custom_flags(nonblock).open(path)?;
-        Ok(Self { file, path })
+/// When the first byte of the report was there.
+fn until_written(report: &Fifo) -> Result<Duration> {
+    if !report.wait(PollFlags::IN, PATIENCE)? {
+        bail!("tracer wrote no report within {PATIENCE:?}");
     }
-
-    /// When its first byte was there.
-    fn until_written(&self) -> Result<Duration> {
-        let patience = Timespec::try_from(PATIENCE).context("patience")?;
-        match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&patience))? {
-            0 => bail!("tracer wrote no report within {PATIENCE:?}"),
-            _ => Ok(boot_time()),
-        }
-    }
-
-    /// All of it.
-    fn read(&self, report: &mut Vec<u8>) -> Result<()> {
-        use std::io::Read as _;
-        let flags = rustix::fs::fcntl_getfl(&self.file)?;
-        rustix::fs::fcntl_setfl(&self.file, flags - OFlags::NONBLOCK)?;
-        (&self.file).read_to_end(report)?;
-        Ok(())
-    }
-}
-
-impl Drop for Fifo<'_> {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.path);
-    }
+    Ok(boot_time())
 }
 
 /// What the load tells of a zombie; times in ns.

@@ -12,6 +12,7 @@ mod clock;
 mod consumption;
 mod core;
 mod environment;
+mod fifo;
 mod hooks;
 mod latency;
 mod loads;
