@@ -24,7 +24,6 @@ use rustix::{
         unlinkat,
     },
     io::Errno,
-    process::{Pid, test_kill_process},
 };
 use thiserror::Error;
 
@@ -381,11 +380,6 @@ fn names(pids: &[u32]) -> String {
     }
 }
 
-fn exists(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
-}
-
 fn open_directory(at: impl std::os::fd::AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(at, path, flags, Mode::empty())
@@ -530,8 +524,7 @@ impl<'p> Namer<'p> {
         let Some((namespace, pid, start)) = parts() else { return false };
         let lives = || match self.procfs.process(pid).and_then(|dir| dir.stat()) {
             Ok(stat) => stat.start_ticks == start,
-            // What `hidepid` hides is there all the same.
-            Err(error) => !error.is_gone() || exists(pid),
+            Err(error) => !error.is_gone() || self.procfs.hides(pid),
         };
         namespace == self.namespace && !lives()
     }

@@ -167,9 +167,11 @@ impl<'a> Cleaner<'a> {
         mut act: impl FnMut(&mut Job, &mut World<'_>),
     ) {
         let Settings { rules, allow, dry_run, leaks: _ } = self.settings;
-        let busy = self.jobs.iter().flat_map(Job::in_hand).collect();
-        let asked_for = self.jobs.iter().filter(|job| job.is_requested_by_somebody());
-        let requested = asked_for.flat_map(Job::in_hand).collect();
+        // Nobody asks but who waits.
+        let is_asked = self.jobs.iter().any(Job::is_waiting);
+        let begun = || self.jobs.iter().filter(|_| is_asked);
+        let busy = begun().flat_map(Job::in_hand).collect();
+        let requested = begun().filter(|job| job.is_requested()).flat_map(Job::in_hand).collect();
         let mut world = World {
             now,
             lineage,

@@ -38,6 +38,9 @@ pub enum Sent {
     Refused(String),
 }
 
+/// Why who has no pid to be named by is not signalled.
+const INVISIBLE: &str = "it has no pid in tracer's PID namespace";
+
 /// Who is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -263,8 +266,17 @@ fn told(to: u32, sent: Result<(), Errno>) -> Sent {
     }
 }
 
+/// Why a process with these pids is never ended, if that shows in them.
+pub(super) fn untouchable(pids: Pids) -> Option<&'static str> {
+    if pids.host == 1 || pids.local == Some(1) {
+        Some("it is PID 1")
+    } else {
+        pids.local.is_none().then_some(INVISIBLE)
+    }
+}
+
 fn open(pids: Pids) -> Result<(u32, OwnedFd), Sent> {
-    let refused = || Sent::Refused("it has no pid in tracer's PID namespace".to_owned());
+    let refused = || Sent::Refused(INVISIBLE.to_owned());
     let pid = pids.local.ok_or_else(refused)?;
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(refused)?;
     match pidfd_open(raw, PidfdFlags::empty()) {

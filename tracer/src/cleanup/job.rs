@@ -9,7 +9,7 @@ use super::{
     claim::Claim,
     cleaner::Act,
     groups::{self, DoomedGroup, Place},
-    hand::Sent,
+    hand::{Sent, untouchable},
     plan::Request,
 };
 use crate::lineage::{
@@ -236,8 +236,13 @@ impl Job {
         self.phase == Phase::Done
     }
 
+    /// Whether it has not begun, and looks who is in the hands of others.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.phase == Phase::Waiting
+    }
+
     /// Whether somebody asked for it.
-    pub(super) fn is_requested_by_somebody(&self) -> bool {
+    pub(super) fn is_requested(&self) -> bool {
         self.request.is_some()
     }
 
@@ -258,14 +263,6 @@ impl Job {
             Phase::Waiting | Phase::Leaving | Phase::Killing | Phase::Ending => self.due,
             Phase::Done => None,
         }
-    }
-
-    /// When the first of the living who were sent this signal has had its time.
-    fn first_overdue(&self, members: &[Member], signal: u8, timeout: Duration) -> Option<Nanos> {
-        let targets = members.iter().filter_map(|member| self.targets.get(&place(member.id)));
-        let awaited = targets.filter(|target| target.result.is_none());
-        let sent = awaited.filter_map(|target| target.asked.filter(|(asked, _)| *asked == signal));
-        sent.map(|(_, at)| at.after(timeout)).min()
     }
 
     pub(super) fn step(&mut self, world: &mut World<'_>) {
@@ -323,7 +320,7 @@ impl Job {
         for &top in &self.tops {
             // Who has ended since it was found gets a receipt as well.
             if world.lineage.stage(top) != Stage::Alive {
-                self.targets.entry(place(top)).or_insert_with(|| Target::new(top));
+                self.targets.entry(top.by_birth()).or_insert_with(|| Target::new(top));
             }
         }
         if self.is_dry(world) {
@@ -334,7 +331,7 @@ impl Job {
                     None => (ActionResult::WouldAct, None),
                 };
                 target.settle(result, reason, world.now);
-                self.targets.insert(place(member.id), target);
+                self.targets.insert(member.id.by_birth(), target);
             }
             self.finish(world);
             return;
@@ -366,7 +363,7 @@ impl Job {
             let members = world.lineage.below(&self.tops, &self.kept);
             let kept: Vec<_> = members
                 .iter()
-                .filter(|member| !self.targets.contains_key(&place(member.id)))
+                .filter(|member| !self.targets.contains_key(&member.id.by_birth()))
                 .filter_map(|member| {
                     let why = world.lineage.kept(member.id, world.now, world.allow);
                     Some((*member, why.or_else(|| self.is_spared(member, world))?))
@@ -383,10 +380,10 @@ impl Job {
                 if self.phase == Phase::Killing {
                     world.acts.push_back(Act::Decide(member.id, Lot::Kept));
                 }
-                self.is_requested(member.id, world);
+                self.tell_requested(member.id, world);
                 let mut target = Target::new(member.id);
                 target.settle(ActionResult::Kept, Some(why), world.now);
-                self.targets.insert(place(member.id), target);
+                self.targets.insert(member.id.by_birth(), target);
             }
         }
     }
@@ -403,7 +400,7 @@ impl Job {
     }
 
     /// What comes of it is to be told whatever is found of it.
-    fn is_requested(&self, id: ProcessId, world: &mut World<'_>) {
+    fn tell_requested(&self, id: ProcessId, world: &mut World<'_>) {
         if self.request.is_some() {
             world.acts.push_back(Act::Requested(id));
         }
@@ -412,11 +409,8 @@ impl Job {
     /// Why a member must not be touched, as far as that can be told without looking at it.
     fn obstacle(&self, member: &Member, world: &World<'_>) -> Option<(ActionResult, String)> {
         let refused = |why: &str| Some((ActionResult::Refused, why.to_owned()));
-        if member.pids.host == 1 || member.pids.local == Some(1) {
-            return refused("it is PID 1");
-        }
-        if member.pids.local.is_none() {
-            return refused("it has no pid in tracer's PID namespace");
+        if let Some(why) = untouchable(member.pids) {
+            return refused(why);
         }
         let takes_nested = match &self.request {
             Some(request) => request.takes_nested,
@@ -433,10 +427,10 @@ impl Job {
         let mut is_awaited = false;
         let mut killed = Vec::new();
         for member in members {
-            let at = place(member.id);
+            let at = member.id.by_birth();
             if !self.targets.contains_key(&at) {
                 let mut target = Target::new(member.id);
-                self.is_requested(member.id, world);
+                self.tell_requested(member.id, world);
                 if let Some((result, reason)) = self.obstacle(member, world) {
                     target.settle(result, Some(reason), world.now);
                     if self.phase == Phase::Killing {
@@ -480,7 +474,8 @@ impl Job {
 
     /// Kills those who were looked at: by whole process groups where nobody else is in them.
     pub(super) fn placed(&mut self, places: &[Place], world: &mut World<'_>) {
-        let is_mine = |id| self.targets.get(&place(id)).is_some_and(Target::is_being_killed);
+        let is_mine =
+            |id: ProcessId| self.targets.get(&id.by_birth()).is_some_and(Target::is_being_killed);
         let mine: Vec<_> = places.iter().filter(|at| is_mine(at.process)).copied().collect();
         let mut groups: HashMap<_, _> = groups::doomed(&mine, world.lineage, is_mine)
             .into_iter()
@@ -508,7 +503,7 @@ impl Job {
         acts: &mut VecDeque<Act>,
     ) {
         for &(member, pids) in group.members.iter().rev() {
-            let Some(target) = self.targets.get_mut(&place(member)) else { continue };
+            let Some(target) = self.targets.get_mut(&member.by_birth()) else { continue };
             if let Sent::Done { to } = sent {
                 let to = SignalTarget::Group(*to);
                 target.signals.push(SignalGiven { at, signal: SIGKILL, to, refused: None });
@@ -527,7 +522,7 @@ impl Job {
     /// `rm` of a shell's trap. It is asked when it is left behind.
     fn helps_to_end(&self, member: &Member, world: &World<'_>) -> bool {
         // One that could not be asked does not end.
-        let forker = self.targets.get(&place(member.forker)).filter(|one| one.result.is_none());
+        let forker = self.targets.get(&member.forker.by_birth()).filter(|one| one.result.is_none());
         let asked = forker.and_then(|forker| forker.asked);
         asked.is_some_and(|(_, at)| at.0 < member.id.start)
             && world.lineage.stage(member.forker) == Stage::Alive
@@ -542,7 +537,6 @@ impl Job {
         self.is_caught_up = false;
         let kills = self.treatment.remedy == Remedy::Kill;
         let timeout = self.treatment.term_timeout;
-        self.due = self.first_overdue(&members, SIGTERM, timeout);
         let overdue = self.overdue(&members, SIGTERM, timeout, world.now);
         let is_late = !overdue.is_empty();
         let grows = self.targets.len() > 2 * self.at_first + GROWS;
@@ -583,12 +577,11 @@ impl Job {
         self.claim_cgroup(first, world);
         let timeout = self.treatment.kill_timeout;
         for (process, since) in self.overdue(&members, SIGKILL, timeout, world.now) {
-            if let Some(target) = self.targets.get_mut(&place(process)) {
+            if let Some(target) = self.targets.get_mut(&process.by_birth()) {
                 target.settle(ActionResult::Unkillable, None, world.now);
             }
             world.acts.push_back(Act::Unkillable { process, since });
         }
-        self.due = self.first_overdue(&members, SIGKILL, timeout);
         self.rounds += u32::from(self.targets.len() > self.at_last);
         self.at_last = self.targets.len();
         if self.rounds >= MANY_ROUNDS && world.now >= self.since.after(timeout) {
@@ -611,7 +604,7 @@ impl Job {
             target.result.is_none() && !world.lineage.is_below(target.id, &self.kept)
         };
         let (doomed, others): (Vec<_>, Vec<_>) = self.targets.values().partition(is_doomed);
-        let elsewhere = world.taken.iter().filter(|id| !self.targets.contains_key(&place(**id)));
+        let elsewhere = world.taken.iter().filter(|id| !self.targets.contains_key(&id.by_birth()));
         let others = others.iter().map(|target| target.id);
         let claim = Claim {
             doomed: doomed.iter().map(|target| target.id).collect(),
@@ -636,7 +629,7 @@ impl Job {
         self.whole = Whole::Answered;
         let mut new = Vec::new();
         for &id in who {
-            let target = self.targets.entry(place(id)).or_insert_with(|| {
+            let target = self.targets.entry(id.by_birth()).or_insert_with(|| {
                 new.push(id);
                 Target::new(id)
             });
@@ -647,19 +640,23 @@ impl Job {
         new
     }
 
-    /// Those of the members that were sent this signal so long ago, and when.
+    /// Of the members who are awaited, those that were sent this signal so long ago, and when. Notes
+    /// when the first of all will have had its time.
     fn overdue(
-        &self,
+        &mut self,
         members: &[Member],
         signal: u8,
         timeout: Duration,
         now: Nanos,
     ) -> Vec<(ProcessId, Nanos)> {
-        let targets = members.iter().filter_map(|member| self.targets.get(&place(member.id)));
+        let targets = members.iter().filter_map(|member| self.targets.get(&member.id.by_birth()));
         let awaited = targets.filter(|target| target.result.is_none());
-        let sent = awaited.filter_map(|target| Some((target.id, target.asked?)));
-        let overdue = sent.filter(|(_, (asked, at))| *asked == signal && now >= at.after(timeout));
-        overdue.map(|(id, (_, at))| (id, at)).collect()
+        let asked = awaited.filter_map(|target| Some((target.id, target.asked?)));
+        let sent = asked.filter(|(_, (asked, _))| *asked == signal);
+        let (overdue, early): (Vec<_>, Vec<_>) =
+            sent.map(|(id, (_, at))| (id, at)).partition(|(_, at)| now >= at.after(timeout));
+        self.due = early.into_iter().map(|(_, at)| at.after(timeout)).min();
+        overdue
     }
 
     /// Nobody lives as far as is known: so it is once the kernel's last word was taken in.
@@ -673,7 +670,7 @@ impl Job {
 
     fn settle_living(&mut self, members: &[Member], result: ActionResult, world: &World<'_>) {
         for member in members {
-            if let Some(target) = self.targets.get_mut(&place(member.id)) {
+            if let Some(target) = self.targets.get_mut(&member.id.by_birth()) {
                 target.settle(result, None, world.now);
             }
         }
@@ -755,7 +752,7 @@ impl Job {
             world.acts.push_back(Act::Doom(zombie));
             world.acts.push_back(Act::Signal { process: parent, pids, signal, about: zombie });
         }
-        self.targets.insert(place(zombie), target);
+        self.targets.insert(zombie.by_birth(), target);
         if is_settled {
             self.finish(world);
         } else {
@@ -817,7 +814,7 @@ impl Job {
     ) -> Option<Lot> {
         let is_alone = self.is_alone;
         let is_killing = self.phase == Phase::Killing && !is_alone;
-        let target = self.targets.get_mut(&place(about))?;
+        let target = self.targets.get_mut(&about.by_birth())?;
         let lot = is_killing && target.result.is_none();
         let lot = |of: Lot| lot.then_some(of);
         let (result, why) = match sent {
@@ -844,7 +841,7 @@ impl Job {
     }
 
     pub(super) fn port_freed(&mut self, process: ProcessId, address: &[u8], at: Nanos) {
-        let Some(target) = self.targets.get_mut(&place(process)) else { return };
+        let Some(target) = self.targets.get_mut(&process.by_birth()) else { return };
         let address = String::from_utf8_lossy(address).into_owned();
         if !target.ports.iter().any(|port| port.address == address) {
             target.ports.push(PortFreed { address, free_at: Some(at) });
@@ -892,9 +889,4 @@ impl Job {
 
 fn signal_to(process: ProcessId, pids: Pids, signal: u8) -> Act {
     Act::Signal { process, pids, signal, about: process }
-}
-
-/// Where a process stands in the order of births.
-fn place(id: ProcessId) -> (u64, u32) {
-    (id.start, id.pid)
 }

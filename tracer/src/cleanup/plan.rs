@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use hashbrown::HashSet;
 
+use super::hand::untouchable;
 use crate::lineage::{
     ActionResult, Confidence, Lineage, Member, Nanos, Observation, Process, ProcessId,
 };
@@ -197,7 +198,7 @@ impl Plan {
                 plan.left.push(Left { process, result, reason });
             }
         }
-        plan.left.sort_unstable_by_key(|left| (left.process.start, left.process.pid));
+        plan.left.sort_unstable_by_key(|left| left.process.by_birth());
         plan.spared = spared.into_iter().collect();
         plan
     }
@@ -233,11 +234,8 @@ fn obstacle(
 ) -> Option<(ActionResult, String)> {
     let refused = |why: &str| Some((ActionResult::Refused, why.to_owned()));
     let seen = sought.seen.get(&member.id);
-    if member.pids.host == 1 || member.pids.local == Some(1) {
-        return refused("it is PID 1");
-    }
-    if member.pids.local.is_none() {
-        return refused("it has no pid in tracer's PID namespace");
+    if let Some(why) = untouchable(member.pids) {
+        return refused(why);
     }
     if sought.asker == Some(member.id) {
         return refused("it is the one that asks");

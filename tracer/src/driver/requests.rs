@@ -447,13 +447,13 @@ impl Driver<'_> {
         }
         let mut all: Vec<_> = plan.ends.iter().map(|&id| (id, None)).collect();
         all.extend(plan.left.iter().map(|left| (left.process, Some(left))));
-        all.sort_unstable_by_key(|(id, _)| (id.start, id.pid));
+        all.sort_unstable_by_key(|(id, _)| id.by_birth());
         let procfs = self.requests.procfs.as_ref();
         let told = all.into_iter().filter_map(|(id, left)| {
             told(&self.lineage, procfs, client.view, id, seen.get(&id), left)
         });
         let told = told.collect();
-        let listening = seen.iter().map(|(id, seen)| (*id, inet(seen)));
+        let listening = seen.iter().map(|(id, seen)| (*id, seen.ports()));
         let listening = listening.filter(|(_, all)| !all.is_empty()).collect();
         self.requests.last += 1;
         let number = self.requests.last;
@@ -538,12 +538,6 @@ fn unknown() -> No {
     No(Refusal::UnknownPlan, "no such plan was told to who asks, or it was forgotten".to_owned())
 }
 
-/// Where a process listens that others can reach by a port.
-fn inet(seen: &Observation) -> Vec<Vec<u8>> {
-    let listening = seen.resources.iter().flat_map(|held| &held.listening);
-    listening.filter(|address| !address.starts_with(b"unix ")).cloned().collect()
-}
-
 /// Those alive that listen at a port.
 fn listeners(
     lineage: &Lineage,
@@ -551,8 +545,9 @@ fn listeners(
     port: u16,
 ) -> Vec<ProcessId> {
     let suffix = format!(":{port}");
-    let listens =
-        |seen: &Observation| inet(seen).iter().any(|address| address.ends_with(suffix.as_bytes()));
+    let listens = |seen: &Observation| {
+        seen.ports().iter().any(|address| address.ends_with(suffix.as_bytes()))
+    };
     let all = seen.iter().filter(|(id, seen)| lineage.stage(**id) == Stage::Alive && listens(seen));
     all.map(|(id, _)| *id).collect()
 }
@@ -582,7 +577,7 @@ fn told(
     left: Option<&Left>,
 ) -> Option<PlannedProcess> {
     let process = lineage.shown_process(id, seen)?;
-    let listening = seen.map(inet).unwrap_or_default();
+    let listening = seen.map(Observation::ports).unwrap_or_default();
     Some(PlannedProcess {
         id: id.to_string(),
         pid: procfs.map_or(process.pids.shown(), |procfs| view.pid(procfs, id, process.pids)),

@@ -216,6 +216,14 @@ pub enum CleanupNews {
 }
 
 impl Observation {
+    /// Where it listens that others reach by a port. A Unix socket's name stays behind whatever becomes
+    /// of who bound it.
+    #[must_use]
+    pub fn ports(&self) -> Vec<Vec<u8>> {
+        let listening = self.resources.iter().flat_map(|held| &held.listening);
+        listening.filter(|address| !address.starts_with(b"unix ")).cloned().collect()
+    }
+
     /// Whether all of it is dead: of a group whose leader is, procfs shows the leader's state and what
     /// another thread holds.
     #[must_use]

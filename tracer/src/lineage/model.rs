@@ -39,6 +39,14 @@ pub struct ProcessId {
     pub start: u64,
 }
 
+impl ProcessId {
+    /// Sorts by birth: nobody comes before who forked it.
+    #[must_use]
+    pub fn by_birth(&self) -> (u64, u32) {
+        (self.start, self.pid)
+    }
+}
+
 impl fmt::Debug for ProcessId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pid, start } = self;

@@ -154,7 +154,7 @@ impl Lineage {
         failed: u64,
     ) {
         // Forkers first.
-        processes.sort_unstable_by_key(|process| (process.id.start, process.id.pid));
+        processes.sort_unstable_by_key(|process| process.id.by_birth());
         let exits: HashMap<_, _> =
             processes.iter().map(|process| (process.id, process.exit)).collect();
         let mut returned = HashSet::new();

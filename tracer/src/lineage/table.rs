@@ -323,7 +323,7 @@ impl Table {
     pub(crate) fn alive(&self) -> Vec<ProcessId> {
         let mut alive: Vec<_> =
             self.entries.iter().filter(|entry| entry.is_alive()).map(|entry| entry.id).collect();
-        alive.sort_unstable_by_key(|id| (id.start, id.pid));
+        alive.sort_unstable_by_key(ProcessId::by_birth);
         alive
     }
 
@@ -331,7 +331,7 @@ impl Table {
     pub(crate) fn alive_since(&self, start: u64) -> Vec<ProcessId> {
         let such = |entry: &&Entry| entry.is_alive() && entry.id.start >= start;
         let mut alive: Vec<_> = self.entries.iter().filter(such).map(|entry| entry.id).collect();
-        alive.sort_unstable_by_key(|id| (id.start, id.pid));
+        alive.sort_unstable_by_key(ProcessId::by_birth);
         alive
     }
 
@@ -344,7 +344,7 @@ impl Table {
     /// Everyone with an entry, oldest first.
     pub(crate) fn ids(&self) -> Vec<ProcessId> {
         let mut ids: Vec<_> = self.entries.iter().map(|entry| entry.id).collect();
-        ids.sort_unstable_by_key(|id| (id.start, id.pid));
+        ids.sort_unstable_by_key(ProcessId::by_birth);
         ids
     }
 

@@ -171,18 +171,8 @@ impl Lineage {
     /// session holds the pid of its creator, so nobody else between the two can have it.
     #[must_use]
     pub fn creator_of_session(&self, id: ProcessId, sid: u32) -> Option<ProcessId> {
-        let mut at = id;
-        loop {
-            let entry = self.table.get(at)?;
-            if entry.pids.local == Some(sid) {
-                return Some(at);
-            }
-            // A forker is older; what says otherwise is damage, and would go round in circles.
-            if self.root == Some(at) || entry.forker.start >= at.start {
-                return None;
-            }
-            at = entry.forker;
-        }
+        let mut line = self.generations(id);
+        line.find(|(_, entry)| entry.pids.local == Some(sid)).map(|(id, _)| id)
     }
 
     /// Whether SIGKILL ended it at that time or later: maybe by the kernel side, which tells nobody.
@@ -241,11 +231,7 @@ impl Lineage {
     /// Where it listened when it was looked at.
     #[must_use]
     pub fn listened_at(&self, id: ProcessId) -> Vec<Vec<u8>> {
-        let seen = self.findings.observation(id);
-        let listening = seen.and_then(|seen| Some(&seen.resources.as_ref()?.listening));
-        // A Unix socket's name stays behind whatever becomes of who bound it.
-        let is_inet = |address: &&Vec<u8>| !address.starts_with(b"unix ");
-        listening.map(|all| all.iter().filter(is_inet).cloned().collect()).unwrap_or_default()
+        self.findings.observation(id).map(Observation::ports).unwrap_or_default()
     }
 
     /// Whether it is one of these or descends from one by forks, through the dead as well.

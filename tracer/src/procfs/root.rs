@@ -137,7 +137,8 @@ impl Procfs {
 
     /// Whether somebody has this pid although procfs says that there is nobody, as it does with
     /// `hidepid=invisible` of another user's process.
-    fn hides(&self, pid: u32) -> bool {
+    #[must_use]
+    pub fn hides(&self, pid: u32) -> bool {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         self.real && pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
     }
