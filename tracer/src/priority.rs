@@ -4,6 +4,9 @@
 pub(crate) const READER: i32 = -20;
 /// Nice value of those that decide and look: a zombie that is looked at late may be gone.
 pub(crate) const JUDGES: i32 = -10;
+/// Those that answer who asks how tracer does: also while judges have much to do, but a flood of
+/// questions must not take the machine.
+pub(crate) const ANSWERS: i32 = -5;
 
 /// Raises the calling thread to this nice value, where that is allowed.
 ///

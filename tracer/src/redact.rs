@@ -136,6 +136,13 @@ impl Redactor {
         }
     }
 
+    /// Leaves out of NUL-separated arguments what is to be left out.
+    pub fn clean(&self, args: &mut Vec<u8>) {
+        if let Some(clean) = self.arguments(args) {
+            *args = clean;
+        }
+    }
+
     /// NUL-separated arguments; `None` where nothing is to be left out.
     #[must_use]
     pub fn arguments(&self, args: &[u8]) -> Option<Vec<u8>> {

@@ -113,21 +113,8 @@ mod tests {
     }
 
     fn process(pid: u32, forker: u32) -> RecoveredProcess {
-        RecoveredProcess {
-            id: id(pid),
-            forker: id(forker),
-            parent: id(forker),
-            pids: Pids { host: pid, local: Some(pid), namespace: pid, level: 0 },
-            cgroup: None,
-            root: false,
-            exec_at: None,
-            exit: None,
-            reaped: false,
-            unreaped: false,
-            oom: false,
-            signal: None,
-            waits: None,
-        }
+        let pids = Pids { host: pid, local: Some(pid), namespace: pid, level: 0 };
+        RecoveredProcess::forked(id(pid), id(forker), id(forker), pids)
     }
 
     fn claim(doomed: &[u32], spared: &[u32]) -> Claim {

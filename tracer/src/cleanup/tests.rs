@@ -263,7 +263,7 @@ impl Kernel {
                 at: self.at(),
                 process: Self::id(zombie),
                 parent: Self::id(pid),
-                waits: WaitCounts::default(),
+                waits: Some(WaitCounts::default()),
                 not_yet: false,
             });
         }

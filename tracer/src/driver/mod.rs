@@ -11,15 +11,11 @@
 mod cgroup;
 mod cleaning;
 mod command;
-mod hearing;
-mod observe;
 mod recorded;
 mod requests;
-mod signals;
+pub(crate) mod signals;
 
-use std::{
-    collections::HashSet, ffi::OsString, io, os::unix::ffi::OsStrExt as _, rc::Rc, time::Duration,
-};
+use std::{ffi::OsString, io, os::unix::ffi::OsStrExt as _, rc::Rc, time::Duration};
 
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
@@ -30,8 +26,6 @@ pub use signals::SignalError;
 use cgroup::Enclosure;
 use cleaning::Cleaning;
 use command::Command;
-use hearing::Hearing;
-use observe::{Observers, Question};
 use recorded::Recorded;
 use requests::Requests;
 use signals::{Delivery, Signals};
@@ -42,20 +36,20 @@ use crate::{
         cgroups::Cgroups,
         evidence::CommandStreams,
         load::{Counts, LoadError, Probes},
+        loss::Losses,
         procs::WalkError,
         records,
         ring::{Batch, Reader, ReaderError, Records},
     },
-    lineage::{
-        Config, Event, FindingKind, Life, Lineage, Nanos, Output, ProcessId, Reading, Rules,
-    },
+    lineage::{Config, Event, Life, Lineage, Nanos, Output, ProcessId, Reading, Rules},
+    observers::{Observers, Question},
     priority,
     procfs::{self, BootClock, Procfs, Stat},
     recording::{Opening, Recorder, RecordingError, Settlement},
     redact::Redactor,
     toolcall::{
         announce,
-        answer::{Answer, MAX_FINDINGS, Told},
+        hearing::Hearing,
         listener::{Listener, Received},
         message::Body,
     },
@@ -200,7 +194,6 @@ pub async fn run<'r>(
         observers,
         hearing: Hearing::new(listener),
         redactor: &options.redactor,
-        told: HashSet::new(),
         rules: &options.rules,
         cgroups,
         cgroup,
@@ -211,8 +204,7 @@ pub async fn run<'r>(
         command,
         lives,
         epoch_offset: clock.epoch_offset(),
-        counts: Counts::default(),
-        damaged: 0,
+        losses: Losses::default(),
         recovered: false,
         reading: None,
         forwarded_at: Nanos(0),
@@ -263,8 +255,6 @@ struct Driver<'r> {
     observers: Observers,
     hearing: Hearing,
     redactor: &'r Redactor,
-    /// Numbers of the findings that an agent was told of.
-    told: HashSet<u64>,
     rules: &'r Rules,
     /// Where rules ask for cgroups.
     cgroups: Option<Cgroups>,
@@ -279,9 +269,7 @@ struct Driver<'r> {
     lives: &'r mut dyn FnMut(&Life, i64),
     /// Realtime minus boottime, ns.
     epoch_offset: i64,
-    counts: Counts,
-    /// Records that could not be decoded.
-    damaged: u64,
+    losses: Losses,
     /// Whether `PROCS` was read for a loss.
     recovered: bool,
     /// `PROCS`, read and not taken in yet.
@@ -310,7 +298,7 @@ impl Driver<'_> {
                     self.take(batch)?;
                     counts_due.get_or_insert_with(|| Instant::now() + COUNTS_EVERY);
                 }
-                Some(answer) = self.observers.next() => {
+                Some((_, answer)) = self.observers.next() => {
                     if self.lineage.root_has_ended() && tells_of_an_end(&answer) {
                         // Whoever is gone may have gone on in another, which is in the ring.
                         self.catch_up().await?;
@@ -356,7 +344,7 @@ impl Driver<'_> {
         self.hear(None);
         self.lineage.handle(Event::AnnouncementsRefused(self.hearing.refused()));
         // Where there was a loss, also one that was made up for since.
-        if self.look_for_losses()? || self.recovered {
+        if self.losses.look(&self.probes)? || self.recovered {
             // Only now that no more are forked can it be said how many came and went unseen.
             self.recover().await?;
         }
@@ -367,7 +355,7 @@ impl Driver<'_> {
         while !self.lineage.is_settled() {
             let deadline = self.deadline();
             tokio::select! {
-                Some(answer) = self.observers.next() => self.observed(answer),
+                Some((_, answer)) = self.observers.next() => self.observed(answer),
                 () = at(deadline) => self.lineage.handle_timeout(self.clock.now()),
             }
             self.ask();
@@ -396,7 +384,7 @@ impl Driver<'_> {
 
     fn take(&mut self, batch: Option<Batch>) -> Result<(), RunError> {
         let Some(batch) = batch else { return Err(RunError::ReaderEnded) };
-        let Batch::Records(batch) = batch else { return Ok(()) };
+        let Batch::Records(batch, _) = batch else { return Ok(()) };
         // Whoever announced something before what is in this batch has done so by now.
         self.hearing.drain();
         for record in Records::of(&batch) {
@@ -418,7 +406,7 @@ impl Driver<'_> {
                 }
                 Err(error) => {
                     log::error!("failed to {error}");
-                    self.damaged += 1;
+                    self.losses.damaged += 1;
                 }
             }
         }
@@ -438,32 +426,19 @@ impl Driver<'_> {
     }
 
     /// Answers what stands open of the calls of the asker's agent.
-    fn answer(&mut self, asked: &Received) {
-        let Body::Findings { tell } = asked.message.body else { return };
+    fn answer(&mut self, asked: &Received, tell: bool) {
         let agent = asked.message.agent.as_deref();
         let now = self.clock.now();
         let open = self.lineage.open_findings(asked.sender, asked.sent_at, agent, now);
-        let open: Vec<_> = open
-            .into_iter()
-            .filter(|(number, finding)| {
-                !tell || !self.told.contains(number) && finding.kind != FindingKind::Orphan
-            })
-            .collect();
-        let told = open.iter().map(|(number, finding)| Told::of(*number, finding)).collect();
-        let reached = self.hearing.answer(asked, &Answer::of(told));
-        if tell && reached {
-            // What there is no room for is for the next time.
-            self.told.extend(open.iter().take(MAX_FINDINGS).map(|(number, _)| number));
-        }
+        self.hearing.answer(asked, tell, INVOCATION, open);
     }
 
     /// Takes in what a look gave.
     fn observed(&mut self, mut answer: Event<'static>) {
         if let Event::Observed { observation, .. } = &mut answer
             && let Some(args) = &mut observation.args
-            && let Some(redacted) = self.redactor.arguments(args)
         {
-            *args = redacted;
+            self.redactor.clean(args);
         }
         self.lineage.handle(answer);
     }
@@ -473,10 +448,10 @@ impl Driver<'_> {
         while let Some(received) = self.hearing.next(before) {
             if let Some(announcement) = announce::announcement(&received, self.redactor) {
                 self.lineage.handle(Event::Announced(Box::new(announcement)));
-            } else if matches!(received.message.body, Body::Kill(_)) {
-                self.requested(received);
+            } else if let Body::Findings { tell } = received.message.body {
+                self.answer(&received, tell);
             } else {
-                self.answer(&received);
+                self.requested(received);
             }
         }
     }
@@ -495,35 +470,20 @@ impl Driver<'_> {
 
     /// If records were lost since the last look: reads the truth and lets the core converge.
     async fn recover_if_lossy(&mut self) -> Result<(), RunError> {
-        if self.look_for_losses()? {
+        if self.losses.look(&self.probes)? {
             self.recover().await?;
         }
         Ok(())
-    }
-
-    /// Whether records were lost since the last look.
-    fn look_for_losses(&mut self) -> Result<bool, RunError> {
-        let mut counts = self.probes.counts()?;
-        counts.dropped += self.damaged;
-        let lossy = counts.dropped > self.counts.dropped || counts.failed > self.counts.failed;
-        self.counts = counts;
-        if lossy {
-            log::warn!(
-                "{} records were lost and {} updates failed; recovering from PROCS",
-                counts.dropped,
-                counts.failed
-            );
-        }
-        Ok(lossy)
     }
 
     async fn recover(&mut self) -> Result<(), RunError> {
         self.recovered = true;
         let at = self.clock.now();
         let mut reading = Reading::new(at, self.probes.procs().walk()?);
-        let Counts { tracked, dropped, dropped_unreaped, failed } = self.probes.counts()?;
+        let counts = self.losses.now(&self.probes)?;
+        let Counts { tracked, dropped, dropped_unreaped, failed } = counts;
         reading.tracked = tracked;
-        reading.dropped = dropped + self.damaged;
+        reading.dropped = dropped;
         reading.dropped_unreaped = dropped_unreaped;
         reading.failed = failed;
         // Whatever the walk may have missed because it came or went meanwhile is in the ring.
@@ -542,9 +502,9 @@ impl Driver<'_> {
             match output {
                 Output::Observe { process, pids, parent } => {
                     let waits = self.probes.procs().waits(process, parent);
-                    questions.push(Question { process, pids, waits });
+                    questions.push(Question { run: INVOCATION, process, pids, waits });
                 }
-                Output::Sample { processes } => self.observers.sample(processes),
+                Output::Sample { processes } => self.observers.sample(INVOCATION, processes),
                 Output::Life(life) => (self.lives)(&life, self.epoch_offset),
             }
         }
@@ -632,7 +592,7 @@ fn tells_of_an_end(answer: &Event<'_>) -> bool {
 }
 
 /// Sleeps until then, or for ever.
-async fn at(deadline: Option<Instant>) {
+pub(crate) async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -17,11 +17,12 @@ use std::{
 
 use tokio::{sync::mpsc::UnboundedReceiver, time::Instant};
 
-use super::{Driver, RunError, at, cleaning::Cleaning, observe::Question};
+use super::{Driver, INVOCATION, RunError, at, cleaning::Cleaning};
 use crate::{
     cleanup::{Left, Plan, Request as Agreed, Sought, Target as Meant},
     escape::lossless,
     lineage::{ActionResult, Event, Lineage, Observation, PortFreed, ProcessId, Receipt, Stage},
+    observers::{Answered, Question},
     procfs::Procfs,
     signals,
     toolcall::{
@@ -85,7 +86,7 @@ pub(super) struct Looking {
     named: Option<ProcessId>,
     call: Option<String>,
     deadline: Instant,
-    looks: UnboundedReceiver<Event<'static>>,
+    looks: UnboundedReceiver<Answered>,
     seen: HashMap<ProcessId, Observation>,
 }
 
@@ -230,7 +231,7 @@ fn poll(looking: &mut [Looking], cx: &mut Context<'_>) -> Poll<usize> {
     for (place, one) in looking.iter_mut().enumerate() {
         loop {
             match one.looks.poll_recv(cx) {
-                Poll::Ready(Some(Event::Observed { process, observation, .. })) => {
+                Poll::Ready(Some((_, Event::Observed { process, observation, .. }))) => {
                     // Of one that exists, and of which nothing could be read, nothing is known.
                     if !observation.exists || observation.state.is_some() {
                         one.seen.insert(process, *observation);
@@ -346,7 +347,8 @@ impl Driver<'_> {
             None => self.lineage.everyone(),
         };
         let questions = all.into_iter().filter_map(|process| {
-            Some(Question { process, pids: self.lineage.pids_of(process)?, waits: None })
+            let pids = self.lineage.pids_of(process)?;
+            Some(Question { run: INVOCATION, process, pids, waits: None })
         });
         let looks = self.observers.look_at(questions.collect());
         let client = Client { pid, uid, address, view };
@@ -414,10 +416,8 @@ impl Driver<'_> {
     fn planned(&mut self, looking: Looking) -> Result<Answer, No> {
         let Looking { received, client, request, target, named, call, mut seen, .. } = looking;
         for observation in seen.values_mut() {
-            if let Some(args) = &mut observation.args
-                && let Some(redacted) = self.redactor.arguments(args)
-            {
-                *args = redacted;
+            if let Some(args) = &mut observation.args {
+                self.redactor.clean(args);
             }
         }
         let meant = match (&target, named) {

@@ -23,7 +23,7 @@ pub struct SignalError(#[from] io::Error);
 
 /// What arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Delivery {
+pub(crate) enum Delivery {
     /// A child changed its state.
     ChildChanged,
     /// A signal that COMMAND should have.
@@ -37,14 +37,14 @@ pub(super) enum Delivery {
 
 /// The receiving end.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     fd: AsyncFd<OwnedFd>,
     inherited: SignalState,
 }
 
 /// What the tracer found and COMMAND is to have: blocked signals, and whether SIGCHLD is ignored.
 #[derive(Clone, Copy)]
-pub(super) struct SignalState {
+pub(crate) struct SignalState {
     mask: libc::sigset_t,
     child_handler: libc::sighandler_t,
 }
@@ -57,7 +57,7 @@ impl std::fmt::Debug for SignalState {
 
 impl SignalState {
     /// Makes it the calling thread's and process's. Async-signal-safe.
-    pub(super) fn restore(&self) -> io::Result<()> {
+    pub(crate) fn restore(&self) -> io::Result<()> {
         let Self { mask, child_handler } = self;
         // SAFETY: what an earlier call gave; only SIG_IGN and SIG_DFL survive exec.
         unsafe { libc::signal(libc::SIGCHLD, *child_handler) };
@@ -70,16 +70,8 @@ impl SignalState {
 impl Signals {
     /// Blocks the signals in this thread, and so in every thread it starts from now on, and opens
     /// a descriptor for them. Children inherit the mask: see [`Signals::inherited`].
-    pub(super) fn receive() -> Result<Self, SignalError> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: initialises the set.
-        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        // SAFETY: initialised by the line above.
-        let mut set = unsafe { set.assume_init() };
-        for signal in PASSED.into_iter().chain([libc::SIGCHLD]) {
-            // SAFETY: a valid set and signal.
-            unsafe { libc::sigaddset(&raw mut set, signal) };
-        }
+    pub(crate) fn receive() -> Result<Self, SignalError> {
+        let set = wanted();
         // For a limit on file sizes that a recording meets: then its write fails, which is enough.
         let mut blocked = set;
         // SAFETY: a valid set and signal.
@@ -110,12 +102,12 @@ impl Signals {
     }
 
     /// What COMMAND is to start with.
-    pub(super) fn inherited(&self) -> SignalState {
+    pub(crate) fn inherited(&self) -> SignalState {
         self.inherited
     }
 
     /// The next one. Cancel safe.
-    pub(super) async fn next(&mut self) -> Result<Delivery, SignalError> {
+    pub(crate) async fn next(&mut self) -> Result<Delivery, SignalError> {
         let info = self.fd.async_io(Interest::READABLE, read_one).await?;
         // `ssi_code` of a signal that the terminal's line discipline sends is SI_KERNEL.
         const SI_KERNEL: i32 = 0x80;
@@ -126,6 +118,30 @@ impl Signals {
             _ => Delivery::ChildChanged,
         })
     }
+}
+
+/// Blocks in this thread, and so in every thread it starts from now on, what [`Signals::receive`] will
+/// receive: for whoever starts threads before that can be.
+pub(crate) fn hold_back() {
+    let set = wanted();
+    // SAFETY: a valid set; the old mask is not wanted.
+    let error =
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    debug_assert_eq!(error, 0, "a valid action and set");
+}
+
+/// All that is received.
+fn wanted() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: initialises the set.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: initialised by the line above.
+    let mut set = unsafe { set.assume_init() };
+    for signal in PASSED.into_iter().chain([libc::SIGCHLD]) {
+        // SAFETY: a valid set and signal.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    set
 }
 
 fn read_one(fd: &OwnedFd) -> io::Result<libc::signalfd_siginfo> {

@@ -59,6 +59,14 @@ pub enum ListenError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// No socket of this name.
+    #[error("listen to announcements at {}: {source}", .path.display())]
+    At {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The socket or the thread is refused.
     #[error("listen to announcements: {0}")]
     Socket(#[source] io::Error),
@@ -109,6 +117,35 @@ impl Listener {
     pub fn bind(clock: BootClock) -> Result<Self, ListenError> {
         let (path, socket) = bind()?;
         Self::at(path, socket, clock)
+    }
+
+    /// Makes a socket of this name, which clients know. What a listener that is gone has left there is
+    /// removed.
+    ///
+    /// # Errors
+    /// There is no place for the socket, somebody listens there, or the kernel does not tell who sends.
+    pub fn bind_at(path: &Path, clock: BootClock) -> Result<Self, ListenError> {
+        let error = |source| ListenError::At { path: path.to_owned(), source };
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        if !folder.exists() {
+            fs::DirBuilder::new().mode(0o755).recursive(true).create(folder).map_err(error)?;
+        }
+        let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+        if is_socket {
+            let probe = UnixDatagram::unbound().and_then(|probe| probe.connect(path));
+            match probe {
+                Ok(()) => return Err(error(io::ErrorKind::AddrInUse.into())),
+                Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path).map_err(error)?;
+                }
+                Err(other) => return Err(error(other)),
+            }
+        }
+        let socket = UnixDatagram::bind(path).map_err(error)?;
+        let listener = Self::at(path.to_owned(), socket, clock)?;
+        // Everybody on this host may send; who may say what is decided by who it is.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(error)?;
+        Ok(listener)
     }
 
     /// Takes a socket over, which is at this path.

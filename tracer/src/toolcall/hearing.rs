@@ -1,31 +1,31 @@
 //! Announcements on their way to the core, in the order in which they were made.
 
-use std::os::unix::net::SocketAddr;
+use std::{collections::HashSet, os::unix::net::SocketAddr};
 
-use crate::{
-    lineage::Nanos,
-    toolcall::{
-        answer::Answer,
-        kill::Reply,
-        listener::{Listener, Received},
-    },
+use super::{
+    answer::{Answer, MAX_FINDINGS, Told},
+    kill::Reply,
+    listener::{Listener, Received},
 };
+use crate::lineage::{Finding, FindingKind, Nanos};
 
 /// The listener, if there is one, and what it has heard that the core has not taken yet.
 #[derive(Debug)]
-pub(super) struct Hearing {
+pub(crate) struct Hearing {
     listener: Option<Listener>,
     /// By the time that each is about, the latest first.
     waiting: Vec<(Nanos, Received)>,
+    /// Findings that an agent was told of: run and number.
+    told: HashSet<(u32, u64)>,
 }
 
 impl Hearing {
-    pub(super) fn new(listener: Option<Listener>) -> Self {
-        Self { listener, waiting: Vec::new() }
+    pub(crate) fn new(listener: Option<Listener>) -> Self {
+        Self { listener, waiting: Vec::new(), told: HashSet::new() }
     }
 
     /// Ends when something was heard; never where there is nothing to hear with.
-    pub(super) async fn listen(&self) {
+    pub(crate) async fn listen(&self) {
         match &self.listener {
             // Read beside records that are older than it: the listener has nothing to tell of it.
             _ if !self.waiting.is_empty() => {}
@@ -35,7 +35,7 @@ impl Hearing {
     }
 
     /// Notes what was said by now.
-    pub(super) fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         let heard = self.listener.as_ref().map(Listener::take).unwrap_or_default();
         heard.into_iter().for_each(|received| self.note(received));
     }
@@ -49,7 +49,7 @@ impl Hearing {
     }
 
     /// The next, if it is about a time before this one.
-    pub(super) fn next(&mut self, before: Option<Nanos>) -> Option<Received> {
+    pub(crate) fn next(&mut self, before: Option<Nanos>) -> Option<Received> {
         let &(at, _) = self.waiting.last()?;
         if before.is_some_and(|before| at > before) {
             return None;
@@ -57,21 +57,44 @@ impl Hearing {
         self.waiting.pop().map(|(_, received)| received)
     }
 
-    /// Answers who asked; whether that still listens.
-    pub(super) fn answer(&self, asked: &Received, answer: &Answer) -> bool {
-        let (Some(listener), Some(from)) = (&self.listener, &asked.from) else { return false };
-        listener.answer(from, &answer.encode())
+    /// Answers what stands open of the calls of an asker's agent: numbers and findings of `run`. Who wants
+    /// to `tell` them to the agent gets each once.
+    pub(crate) fn answer(
+        &mut self,
+        asked: &Received,
+        tell: bool,
+        run: u32,
+        open: Vec<(u64, Finding)>,
+    ) {
+        let is_wanted = |(number, finding): &(u64, Finding)| {
+            !tell || !self.told.contains(&(run, *number)) && finding.kind != FindingKind::Orphan
+        };
+        let open: Vec<_> = open.into_iter().filter(is_wanted).collect();
+        let told = open.iter().map(|(number, finding)| Told::of(*number, finding)).collect();
+        let (Some(listener), Some(from)) = (&self.listener, &asked.from) else { return };
+        let reached = listener.answer(from, &Answer::of(told).encode());
+        if tell && reached {
+            // What there is no room for is for the next time.
+            self.told.extend(open.iter().take(MAX_FINDINGS).map(|(number, _)| (run, *number)));
+        }
+    }
+
+    /// Forgets what agents were told of, if that is more than this.
+    pub(crate) fn forget_told_beyond(&mut self, most: usize) {
+        if self.told.len() >= most {
+            self.told.clear();
+        }
     }
 
     /// Answers a request to end processes. Who has not heard it asks again.
-    pub(super) fn reply(&self, to: &SocketAddr, reply: &Reply) {
+    pub(crate) fn reply(&self, to: &SocketAddr, reply: &Reply) {
         if let Some(listener) = &self.listener {
             listener.answer(to, &reply.encode());
         }
     }
 
     /// Messages that were malformed, too long or too many.
-    pub(super) fn refused(&self) -> u64 {
+    pub(crate) fn refused(&self) -> u64 {
         self.listener.as_ref().map_or(0, Listener::refused)
     }
 }

@@ -26,21 +26,26 @@ const THREADS: usize = 2;
 
 /// One question.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Question {
-    pub(super) process: ProcessId,
-    pub(super) pids: Pids,
+pub(crate) struct Question {
+    /// Whose question: the number of an invocation.
+    pub(crate) run: u32,
+    pub(crate) process: ProcessId,
+    pub(crate) pids: Pids,
     /// What its parent waited for, from `PROCS`.
-    pub(super) waits: Option<WaitCounts>,
+    pub(crate) waits: Option<WaitCounts>,
 }
 
 /// Those who look.
 #[derive(Debug)]
-pub(super) struct Observers {
+pub(crate) struct Observers {
     world: Arc<World>,
     questions: UnboundedSender<Vec<Question>>,
-    send: UnboundedSender<Event<'static>>,
-    answers: UnboundedReceiver<Event<'static>>,
+    send: UnboundedSender<Answered>,
+    answers: UnboundedReceiver<Answered>,
 }
+
+/// An answer, and whose question it was.
+pub(crate) type Answered = (u32, Event<'static>);
 
 #[derive(Debug)]
 struct World {
@@ -54,7 +59,7 @@ impl Observers {
     ///
     /// # Errors
     /// No threads to be had.
-    pub(super) fn start(procfs: Procfs, streams: CommandStreams) -> io::Result<Self> {
+    pub(crate) fn start(procfs: Procfs, streams: CommandStreams) -> io::Result<Self> {
         let world = Arc::new(World { procfs, streams, threads: Threads::start(THREADS)? });
         let (send, answers) = unbounded_channel();
         let (questions, asked) = unbounded_channel();
@@ -63,12 +68,12 @@ impl Observers {
     }
 
     /// The next answer. Cancel safe.
-    pub(super) async fn next(&mut self) -> Option<Event<'static>> {
+    pub(crate) async fn next(&mut self) -> Option<Answered> {
         self.answers.recv().await
     }
 
     /// Looks at processes, one after the other, and answers for each.
-    pub(super) fn observe(&self, questions: Vec<Question>) {
+    pub(crate) fn observe(&self, questions: Vec<Question>) {
         if !questions.is_empty() {
             // Those who answer live as long as this.
             let _ = self.questions.send(questions);
@@ -77,7 +82,7 @@ impl Observers {
 
     /// Looks at processes for somebody else than the core: each gets its answer, and then there are no
     /// more.
-    pub(super) fn look_at(&self, questions: Vec<Question>) -> UnboundedReceiver<Event<'static>> {
+    pub(crate) fn look_at(&self, questions: Vec<Question>) -> UnboundedReceiver<Answered> {
         let (send, answers) = unbounded_channel();
         let world = Arc::clone(&self.world);
         tokio::spawn(async move { answer(&world, questions.into(), &send).await });
@@ -85,7 +90,7 @@ impl Observers {
     }
 
     /// Looks which of these sleep uninterruptibly.
-    pub(super) fn sample(&self, processes: Vec<(ProcessId, u32)>) {
+    pub(crate) fn sample(&self, run: u32, processes: Vec<(ProcessId, u32)>) {
         let (world, send) = (Arc::clone(&self.world), self.send.clone());
         self.world.threads.run(move || {
             let at = world.procfs.clock().now();
@@ -94,7 +99,7 @@ impl Observers {
                 .filter_map(|(id, pid)| Some((id, evidence::sample(&world.procfs, pid, id)?)))
                 .collect();
             // Nobody listens once the run is over.
-            let _ = send.send(Event::Sampled { at, blocked });
+            let _ = send.send((run, Event::Sampled { at, blocked }));
         });
     }
 }
@@ -103,7 +108,7 @@ impl Observers {
 async fn answer_all(
     world: Arc<World>,
     mut asked: UnboundedReceiver<Vec<Question>>,
-    send: UnboundedSender<Event<'static>>,
+    send: UnboundedSender<Answered>,
 ) {
     while let Some(questions) = asked.recv().await {
         answer(&world, questions.into(), &send).await;
@@ -115,7 +120,7 @@ async fn answer_all(
 async fn answer(
     world: &Arc<World>,
     mut questions: VecDeque<Question>,
-    send: &UnboundedSender<Event<'static>>,
+    send: &UnboundedSender<Answered>,
 ) {
     let mut can_look = true;
     while !questions.is_empty() {
@@ -135,7 +140,7 @@ async fn answer(
                 process: question.process,
                 observation: Box::new(observation),
             };
-            if send.send(answer).is_err() {
+            if send.send((question.run, answer)).is_err() {
                 return;
             }
             if !answered && can_look {
@@ -162,7 +167,7 @@ fn look(world: &Arc<World>, questions: Vec<Question>) -> UnboundedReceiver<Obser
     let own = Arc::clone(world);
     world.threads.run(move || {
         let mut observer = Observer::new(&own.procfs, &own.streams);
-        for Question { process, pids, waits: _ } in questions {
+        for Question { run: _, process, pids, waits: _ } in questions {
             let seen = match pids.local {
                 Some(pid) => observer.observe(pid, process, Depth::Holdings),
                 // Not visible here.
