@@ -112,7 +112,7 @@ impl Step<'_> {
                 at,
                 process,
                 parent: self.id(4),
-                waits: WaitCounts::default(),
+                waits: Some(WaitCounts::default()),
                 not_yet: self.bit(0),
             },
             5 => {

@@ -285,6 +285,7 @@ impl Lineage {
             return;
         };
         self.stats.announcements += 1;
+        self.forget_old_calls(sent_at);
         if let Some(invocation) = self.invocations.get_mut(index) {
             invocation.speaks = true;
             if let Some(session) = &session {

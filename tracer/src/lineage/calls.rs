@@ -1,8 +1,8 @@
 //! The tool calls that are known: announced, or told by a cookie in an environment.
 
-use std::num::NonZeroU32;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::{
     agents::InvocationIndex,
@@ -15,17 +15,16 @@ const MOST_CALLS: usize = 1 << 16;
 /// Most announcements of a thread's next fork that wait for it.
 const MOST_SPAWNS: usize = 1 << 14;
 
+/// So many calls are no burden.
+const CROWD: usize = 1 << 12;
+
 /// Number of a call within the run, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct CallIndex(NonZeroU32);
 
 impl CallIndex {
-    fn at(place: usize) -> Option<Self> {
-        u32::try_from(place + 1).ok().and_then(NonZeroU32::new).map(Self)
-    }
-
-    fn place(self) -> usize {
-        self.0.get() as usize - 1
+    fn of(number: u32) -> Option<Self> {
+        NonZeroU32::new(number).map(Self)
     }
 }
 
@@ -63,7 +62,11 @@ impl Call {
 /// All calls.
 #[derive(Debug, Default)]
 pub(crate) struct Calls {
-    calls: Vec<Call>,
+    calls: BTreeMap<CallIndex, Call>,
+    /// How many became known so far.
+    known: u32,
+    /// From so many on old ones are looked for that nobody needs, where any may be forgotten.
+    crowd: usize,
     by_id: HashMap<(InvocationIndex, Box<str>), CallIndex>,
     by_span: HashMap<SpanId, CallIndex>,
     /// Open as far as was said, in the order in which they began.
@@ -76,19 +79,16 @@ pub(crate) struct Calls {
 
 impl Calls {
     pub(crate) fn get(&self, index: CallIndex) -> Option<&Call> {
-        self.calls.get(index.place())
+        self.calls.get(&index)
     }
 
     fn get_mut(&mut self, index: CallIndex) -> Option<&mut Call> {
-        self.calls.get_mut(index.place())
+        self.calls.get_mut(&index)
     }
 
     /// All, in the order in which they became known.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (CallIndex, &Call)> {
-        self.calls
-            .iter()
-            .enumerate()
-            .filter_map(|(place, call)| Some((CallIndex::at(place)?, call)))
+        self.calls.iter().map(|(index, call)| (*index, call))
     }
 
     /// Calls that are not known for want of room.
@@ -128,12 +128,13 @@ impl Calls {
         if let Some(known) = self.find(invocation, id) {
             return Some(known);
         }
-        let index = CallIndex::at(self.calls.len());
+        let index = self.known.checked_add(1).and_then(CallIndex::of);
         let Some(index) = index.filter(|_| self.calls.len() < MOST_CALLS) else {
             self.refused += 1;
             return None;
         };
-        self.calls.push(Call {
+        self.known += 1;
+        let call = Call {
             invocation,
             id: id.into(),
             name: None,
@@ -144,9 +145,27 @@ impl Calls {
             open_since: None,
             end: None,
             background: None,
-        });
+        };
+        self.calls.insert(index, call);
         self.by_id.insert((invocation, id.into()), index);
         Some(index)
+    }
+
+    /// Whether there are so many that it is worth while to look for those that nobody needs.
+    pub(crate) fn are_crowded(&self) -> bool {
+        self.calls.len() >= self.crowd.max(CROWD)
+    }
+
+    /// Forgets those that had ended by `before` and that are not needed.
+    pub(crate) fn forget(&mut self, before: Nanos, needed: &HashSet<CallIndex>) {
+        self.calls.retain(|index, call| {
+            needed.contains(index) || call.end.is_none_or(|(end, _)| end >= before)
+        });
+        let Self { calls, by_id, by_span, .. } = self;
+        by_id.retain(|_, index| calls.contains_key(index));
+        by_span.retain(|_, index| calls.contains_key(index));
+        self.open.retain(|index| self.calls.contains_key(index));
+        self.crowd = 2 * self.calls.len();
     }
 
     /// A call begins. What is known of it already stays.

@@ -73,7 +73,14 @@ impl Lineage {
                 ),
                 "find out what kills the parent; run it under an init that reaps (tini, dumb-init)",
             ),
-            _ => cause(
+            None => cause(
+                CauseCode::ParentHasNotReaped,
+                format!(
+                    "its parent {parent} has not reaped it; what it waited for before it was traced is not known"
+                ),
+                "wait for every child that you start, in a loop on SIGCHLD or by subprocess.run() and its like",
+            ),
+            Some(_) => cause(
                 CauseCode::ParentNeverWaits,
                 format!("its parent {parent} never called wait for it"),
                 "wait for every child that you start: subprocess.run(), Popen.wait(), `await child`, or SIGCHLD set to SIG_IGN",

@@ -73,8 +73,8 @@ pub enum Event<'a> {
         process: ProcessId,
         /// The dying parent.
         parent: ProcessId,
-        /// What the parent had waited for.
-        waits: WaitCounts,
+        /// What the parent had waited for; `None`: that is not known.
+        waits: Option<WaitCounts>,
         /// It was no zombie yet when its parent ended, so the parent owed it nothing.
         not_yet: bool,
     },
@@ -326,4 +326,26 @@ pub struct RecoveredProcess {
     pub signal: Option<(Nanos, u32, ProcessId, Vec<u8>)>,
     /// What its parent waited for, where the parent has an entry.
     pub waits: Option<WaitCounts>,
+}
+
+impl RecoveredProcess {
+    /// One that was forked, and of which nothing more is known.
+    #[must_use]
+    pub fn forked(id: ProcessId, forker: ProcessId, parent: ProcessId, pids: Pids) -> Self {
+        Self {
+            id,
+            forker,
+            parent,
+            pids,
+            cgroup: None,
+            root: false,
+            exec_at: None,
+            exit: None,
+            reaped: false,
+            unreaped: false,
+            oom: false,
+            signal: None,
+            waits: None,
+        }
+    }
 }

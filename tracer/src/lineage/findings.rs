@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::{
     Lineage,
@@ -94,6 +94,10 @@ pub(crate) struct Findings {
     opened: u64,
     closed: HashMap<FindingKind, usize>,
     counted: HashMap<Alike, u64>,
+    /// What has changed since it was asked for, where somebody asks.
+    changed: Option<Vec<(ProcessId, FindingKind)>>,
+    /// See [`MOST_CLOSED`]; fewer where each was told when it came.
+    most_closed: Option<usize>,
 }
 
 impl Findings {
@@ -116,7 +120,45 @@ impl Findings {
     }
 
     fn get_mut(&mut self, id: ProcessId, kind: FindingKind) -> Option<&mut Record> {
-        self.records.get_mut(&(id, kind))
+        let record = self.records.get_mut(&(id, kind))?;
+        if let Some(changed) = &mut self.changed {
+            changed.push((id, kind));
+        }
+        Some(record)
+    }
+
+    /// Tells from now on what changes. Of findings of processes that are gone no more than `closed` of
+    /// each kind are kept then.
+    pub(crate) fn tell_changes(&mut self, closed: usize) {
+        self.changed.get_or_insert_default();
+        self.most_closed = Some(closed);
+    }
+
+    /// Whether changes are told.
+    pub(crate) fn are_told(&self) -> bool {
+        self.changed.is_some()
+    }
+
+    /// Something about a process has changed that its findings tell.
+    pub(crate) fn touch(&mut self, id: ProcessId) {
+        for kind in FindingKind::ALL {
+            // For its note that it was asked for.
+            self.get_mut(id, kind);
+        }
+    }
+
+    /// What has changed, each once, in the order in which it did first.
+    pub(crate) fn take_changed(&mut self) -> Vec<(ProcessId, FindingKind)> {
+        let Some(changed) = &mut self.changed else { return Vec::new() };
+        let mut seen = HashSet::with_capacity(changed.len());
+        let mut all = std::mem::take(changed);
+        all.retain(|key| seen.insert(*key));
+        all
+    }
+
+    /// The finding of a process of this kind.
+    pub(crate) fn get(&self, id: ProcessId, kind: FindingKind) -> Option<&Record> {
+        self.records.get(&(id, kind))
     }
 
     /// Whether there is one, open or resolved.
@@ -251,6 +293,7 @@ impl Lineage {
             number: self.findings.opened,
         };
         self.findings.records.insert((id, kind), record);
+        self.findings.get_mut(id, kind);
     }
 
     /// tracer acts on it: what comes of that puts nothing right that counts, and is no cause.
@@ -269,6 +312,11 @@ impl Lineage {
 
     /// It never came to be.
     pub(super) fn void(&mut self, id: ProcessId, kind: FindingKind) {
+        self.findings.get_mut(id, kind);
+        self.drop_record(id, kind);
+    }
+
+    fn drop_record(&mut self, id: ProcessId, kind: FindingKind) {
         if let Some(record) = self.findings.records.remove(&(id, kind)) {
             if record.holds_parent {
                 self.table.release(record.parent);
@@ -294,7 +342,7 @@ impl Lineage {
             }
             let closed = self.findings.closed.entry(kind).or_default();
             *closed += 1;
-            if *closed > MOST_CLOSED {
+            if *closed > self.findings.most_closed.unwrap_or(MOST_CLOSED) {
                 self.count_only(id, kind);
             }
         }
@@ -316,7 +364,7 @@ impl Lineage {
             (alike.program, alike.exe) = (None, None);
         }
         *self.findings.counted.entry(alike).or_default() += 1;
-        self.void(id, kind);
+        self.drop_record(id, kind);
     }
 
     /// A zombie of its own parent's.

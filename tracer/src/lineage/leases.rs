@@ -28,6 +28,9 @@ pub(crate) struct Leases {
 impl Leases {
     /// Keeps all that a call started.
     pub(crate) fn keep_call(&mut self, call: CallIndex, at: Nanos, ttl: u64, reason: String) {
+        if self.calls.len() >= MOST_LEASES {
+            self.calls.retain(|_, lease| at < lease.until);
+        }
         if self.calls.len() < MOST_LEASES || self.calls.contains_key(&call) {
             self.calls.insert(call, lease(at, ttl, reason));
         }
@@ -35,9 +38,17 @@ impl Leases {
 
     /// Keeps a process.
     pub(crate) fn keep_process(&mut self, id: ProcessId, at: Nanos, ttl: u64, reason: String) {
+        if self.processes.len() >= MOST_LEASES {
+            self.processes.retain(|_, lease| at < lease.until);
+        }
         if self.processes.len() < MOST_LEASES || self.processes.contains_key(&id) {
             self.processes.insert(id, lease(at, ttl, reason));
         }
+    }
+
+    /// The calls of which something is kept.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = CallIndex> {
+        self.calls.keys().copied()
     }
 }
 

@@ -32,6 +32,7 @@ mod outcome;
 mod outlived;
 mod pattern;
 mod policy;
+mod present;
 mod recover;
 mod remedy;
 mod rules;
@@ -41,6 +42,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod told;
+mod watched;
 
 use std::{collections::VecDeque, rc::Rc, time::Duration};
 
@@ -55,12 +57,15 @@ pub use event::{
 pub use life::{Life, Reaper};
 pub use model::*;
 pub use outcome::{DEFAULT_FAIL_ON, Policy};
+pub use present::{Described, Present};
 pub use recover::Reading;
 pub use remedy::{
     ActionResult, Lot, PortFreed, Receipt, Remedy, SignalGiven, SignalTarget, Treatment,
 };
+pub(crate) use rules::is_agent_name;
 pub use rules::{BUILT_IN, Rules, RulesError};
 pub use targets::{Found, Member, Stage};
+pub use watched::Watched;
 
 use agents::Invocations;
 use calls::Calls;
@@ -276,6 +281,12 @@ impl Lineage {
             }
         }
         self.drop_settled_zombies();
+    }
+
+    /// From now on these hold. What was found stays; what waits for its time does so until the time that
+    /// was set.
+    pub fn reconfigure(&mut self, config: Config) {
+        self.config = Config { tell_lives: self.config.tell_lives, ..config };
     }
 
     /// When [`Lineage::handle_timeout`] has something to do; `None` while nothing is pending.
@@ -577,7 +588,7 @@ impl Lineage {
         at: Nanos,
         id: ProcessId,
         parent: ProcessId,
-        waits: tracer_common::WaitCounts,
+        waits: Option<tracer_common::WaitCounts>,
         not_yet: bool,
     ) {
         let Some(entry) = self.table.get_mut(id) else {
@@ -593,7 +604,7 @@ impl Lineage {
             return;
         }
         let Some(end) = entry.end else { return };
-        entry.waits = Some(Box::new(waits));
+        entry.waits = waits.map(Box::new);
         // Also after `ByParent`: that was inferred, this was seen.
         entry.reap = Reap::Left(at);
         if self.findings.reopen(id, FindingKind::Zombie) {

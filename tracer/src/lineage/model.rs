@@ -40,6 +40,17 @@ pub struct ProcessId {
 }
 
 impl ProcessId {
+    /// Reads what contracts spell.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (start, pid) = text.split_once('-')?;
+        let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_plain(start) || !is_plain(pid) {
+            return None;
+        }
+        Some(Self { pid: pid.parse().ok()?, start: u64::from_str_radix(start, 16).ok()? })
+    }
+
     /// Sorts by birth: nobody comes before who forked it.
     #[must_use]
     pub fn by_birth(&self) -> (u64, u32) {
@@ -248,6 +259,8 @@ pub enum CauseCode {
     ParentWaitsForOthers,
     /// The parent waited for this child while it lived and gave up before it died.
     ParentStoppedWaiting,
+    /// Its parent has not reaped it, and what it has waited for is not known.
+    ParentHasNotReaped,
     /// A signal or the OOM killer took the parent before it could wait.
     ParentDiedBeforeWait,
     /// The adopter, PID 1 of the namespace or a subreaper, does not reap.
@@ -278,6 +291,7 @@ impl CauseCode {
             Self::ParentNeverWaits => "parent_never_waits",
             Self::ParentWaitsForOthers => "parent_waits_for_others",
             Self::ParentStoppedWaiting => "parent_stopped_waiting",
+            Self::ParentHasNotReaped => "parent_has_not_reaped",
             Self::ParentDiedBeforeWait => "parent_died_before_wait",
             Self::InitDoesNotReap => "init_does_not_reap",
             Self::AgentKilled => "agent_killed",

@@ -148,7 +148,7 @@ impl Lineage {
         }
     }
 
-    fn invocation(&self, command: &[Vec<u8>]) -> Invocation {
+    pub(super) fn invocation(&self, command: &[Vec<u8>]) -> Invocation {
         let id = self.root.unwrap_or_default();
         let root = self.table.get(id).map(|entry| self.process(id, entry, None));
         Invocation {
@@ -238,7 +238,7 @@ impl Lineage {
             .collect()
     }
 
-    fn finding(&self, record: &Record, now: Nanos) -> Option<Finding> {
+    pub(super) fn finding(&self, record: &Record, now: Nanos) -> Option<Finding> {
         let entry = self.table.get(record.process)?;
         let seen = record.observation.as_deref();
         let zombie = record.kind == FindingKind::Zombie;

@@ -17,6 +17,16 @@ pub(crate) enum Overdue {
     Child(ProcessId),
 }
 
+impl Overdue {
+    /// The call, if it is one.
+    pub(crate) fn call(self) -> Option<CallIndex> {
+        match self {
+            Self::Call(call) => Some(call),
+            Self::Child(_) => None,
+        }
+    }
+}
+
 impl Lineage {
     /// The forking thread may have said for which call.
     pub(super) fn forked_for_a_call(

@@ -9,6 +9,7 @@ use super::{
     remedy::{Remedy, Treatment},
     rules::RulesError,
 };
+use crate::quantity::time;
 
 /// Most processes that are ended within a minute, unless rules say otherwise.
 const MOST_A_MINUTE: u64 = 10_000;
@@ -68,10 +69,7 @@ impl CleanupTable {
 
 /// `5s`, `300ms`, `1m 30s`.
 fn span<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(from)?;
-    let parsed: jiff::SignedDuration = text.parse().map_err(D::Error::custom)?;
-    let span = Duration::try_from(parsed);
-    span.map(Some).map_err(|_| D::Error::custom("a time cannot be negative"))
+    time(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
 }
 
 /// All that rules say about cleaning up.

@@ -91,21 +91,8 @@ impl Reading {
             Event::Fork { child, forker, parent, pids, cgroup, root, .. }
                 if self.processes.get(&child.pid).is_none_or(|old| old.id.start < child.start) =>
             {
-                let forked = RecoveredProcess {
-                    id: child,
-                    forker,
-                    parent,
-                    pids,
-                    cgroup,
-                    root,
-                    exec_at: None,
-                    exit: None,
-                    reaped: false,
-                    unreaped: false,
-                    oom: false,
-                    signal: None,
-                    waits: None,
-                };
+                let forked = RecoveredProcess::forked(child, forker, parent, pids);
+                let forked = RecoveredProcess { cgroup, root, ..forked };
                 self.processes.insert(child.pid, forked);
             }
             Event::Reaped { process, gone: true, .. } if self.has(process) => {
@@ -316,7 +303,7 @@ impl Lineage {
         // An entry does not tell whether it was a zombie yet, and so could be waited for, when its
         // parent ended: it let go of its memory and files in less than `zombie_after`, then.
         let not_yet = left_at.is_none_or(|left| left <= died);
-        let waits = process.waits.unwrap_or_default();
+        let waits = process.waits;
         self.left_unreaped(left_at.unwrap_or(at), process.id, first_parent, waits, not_yet);
         !told
     }

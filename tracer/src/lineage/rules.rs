@@ -8,8 +8,13 @@ use std::{fmt, rc::Rc};
 use globset::GlobSet;
 use serde::Deserialize;
 use thiserror::Error;
+use toml::{
+    Spanned,
+    de::{DeTable, Deserializer},
+};
 
 use super::{
+    markers::Markers,
     model::FindingKind,
     pattern::{Pattern, Patterns, globs},
     policy::{CleanupRules, CleanupTable},
@@ -232,17 +237,34 @@ impl Rules {
         RULES.with(Rc::clone)
     }
 
+    /// Names of the tables that a file of rules may have.
+    pub const TABLES: [&str; 5] = ["agent", "spawner", "redact", "keep", "cleanup"];
+
     /// From files, those that come later over those before.
     ///
     /// # Errors
     /// One of them is no TOML of rules.
     pub fn of(texts: Vec<String>) -> Result<Self, RulesError> {
+        let files = texts.iter().map(|text| Ok(toml::from_str(text)?));
+        let files = files.collect::<Result<_, RulesError>>()?;
+        Ok(Self { text: texts, ..Self::of_files(files)? })
+    }
+
+    /// From tables that were parsed already, to check them: the spans of what is wrong are theirs, and
+    /// there is no text.
+    ///
+    /// # Errors
+    /// They are not [`Rules::TABLES`].
+    pub fn of_tables(tables: Spanned<DeTable<'_>>) -> Result<Self, RulesError> {
+        Self::of_files(vec![File::deserialize(Deserializer::from(tables))?])
+    }
+
+    fn of_files(files: Vec<File>) -> Result<Self, RulesError> {
         let (mut agents, mut spawners, mut secrets) =
             (Vec::<AgentRule>::new(), Vec::new(), Vec::new());
         let (mut keeps, mut keep_reasons) = (Vec::new(), Vec::new());
         let mut cleanup_rules = CleanupRules::default();
-        for text in &texts {
-            let File { agent, spawner, redact, keep, cleanup } = toml::from_str(text)?;
+        for File { agent, spawner, redact, keep, cleanup } in files {
             secrets.extend(redact.into_iter().map(|entry| entry.pattern));
             if let Some(table) = cleanup {
                 cleanup_rules.add(None, table)?;
@@ -279,7 +301,7 @@ impl Rules {
         let spawners = Patterns::of(&spawners.iter().collect::<Vec<_>>())?;
         let keeps = Patterns::of(&keeps.iter().collect::<Vec<_>>())?;
         Ok(Self {
-            text: texts,
+            text: Vec::new(),
             agents,
             programs,
             spawners,
@@ -297,6 +319,11 @@ impl Rules {
         &self.text
     }
 
+    /// Names of the agents that are known.
+    pub fn agent_names(&self) -> impl Iterator<Item = &str> {
+        self.agents.iter().map(|rule| &*rule.name)
+    }
+
     /// Regular expressions of what is a secret in arguments.
     #[must_use]
     pub fn secrets(&self) -> &[String] {
@@ -312,6 +339,18 @@ impl Rules {
     /// The agent that a program is.
     pub(crate) fn agent(&self, program: &Program) -> Option<usize> {
         self.programs.first(program)
+    }
+
+    /// Whether a program begins an agent's run: by what it is, or by its `TRACER_AGENT`. `markers` as in
+    /// [`super::Event::Exec`].
+    #[must_use]
+    pub fn make_agent(&self, exe: &[u8], args: &[u8], truncated: bool, markers: &[u8]) -> bool {
+        let program = Program { exe: exe.into(), args: args.into(), truncated };
+        self.agent(&program).is_some() || {
+            let markers = Markers::of(markers, false, &self.markers);
+            let name = markers.get(AGENT).and_then(|name| std::str::from_utf8(name).ok());
+            name.is_some_and(is_agent_name)
+        }
     }
 
     /// Whether any rule asks for cgroups.
@@ -537,6 +576,13 @@ mod tests {
             assert_eq!(found, cgroup.map(str::as_bytes), "{path}");
         }
         assert!(rules.ask_for_cgroups() && !Rules::built_in().ask_for_cgroups());
+    }
+
+    #[test]
+    fn tables_of_rules_are_those_of_their_file() {
+        let error = toml::from_str::<File>("other = 1").unwrap_err().to_string();
+        let names = Rules::TABLES.map(|name| format!("`{name}`")).join(", ");
+        assert!(error.contains(&format!("expected one of {names}\n")), "{error}");
     }
 
     #[test]

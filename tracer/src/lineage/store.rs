@@ -3,7 +3,7 @@
 //! ```text
 //!   by_id     pid  -> slot     8 bytes each, so that a lookup touches little besides the entry
 //!   by_local  pid  -> slot
-//!   chunks    slot -> entry    never moved: growing copies nothing and doubles nothing
+//!   chunks    slot -> entry    but for the first, never moved: growing copies and doubles nothing
 //! ```
 //!
 //! Children hang on their parent as a list through the entries themselves.
@@ -76,6 +76,11 @@ impl Store {
 
     pub(crate) fn contains(&self, id: ProcessId) -> bool {
         self.slot(id).is_some()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
     }
 
     /// All, in no order.
@@ -171,7 +176,9 @@ impl Store {
             return slot;
         }
         if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
+            // The first grows as it must: most invocations are small, and a node has many.
+            let room = if self.chunks.is_empty() { 0 } else { CHUNK };
+            self.chunks.push(Vec::with_capacity(room));
         }
         let before = (self.chunks.len() - 1) * CHUNK;
         let mut slot = before;

@@ -281,27 +281,39 @@ pub(crate) struct Table {
 /// The start times of those that were let go last, by the lowest bits of their pids. `PROCS` may
 /// still have one, if the record of a child's fork was lost: it must not be taken for another.
 #[derive(Debug, Default)]
-struct Forgotten(Vec<u64>);
+struct Forgotten {
+    /// A power of two of them, as long as there are any.
+    starts: Vec<u64>,
+    /// How many were noted.
+    noted: usize,
+}
 
 impl Forgotten {
     /// As many as `PROCS` has entries, unless asked for more. A power of two.
-    const SLOTS: usize = 1 << 16;
+    const MOST: usize = 1 << 16;
+    /// A power of two.
+    const FIRST: usize = 1 << 6;
 
-    fn slot(id: ProcessId) -> usize {
-        id.pid as usize & (Self::SLOTS - 1)
+    fn slot(&self, id: ProcessId) -> usize {
+        id.pid as usize & (self.starts.len().wrapping_sub(1))
     }
 
     fn note(&mut self, id: ProcessId) {
-        if self.0.is_empty() {
-            self.0 = vec![0; Self::SLOTS];
+        if self.noted >= self.starts.len() && self.starts.len() < Self::MOST {
+            // Which pid each was of is not known to the last bit: what was noted is found no more.
+            let slots = (2 * self.starts.len()).max(Self::FIRST);
+            self.starts = vec![0; slots];
+            self.noted = 0;
         }
-        if let Some(start) = self.0.get_mut(Self::slot(id)) {
+        let slot = self.slot(id);
+        if let Some(start) = self.starts.get_mut(slot) {
             *start = id.start;
+            self.noted += 1;
         }
     }
 
     fn has(&self, id: ProcessId) -> bool {
-        self.0.get(Self::slot(id)) == Some(&id.start)
+        self.starts.get(self.slot(id)) == Some(&id.start)
     }
 }
 
@@ -319,6 +331,11 @@ impl Table {
         self.live
     }
 
+    /// Everyone with an entry, in no order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
     /// Everyone alive, oldest first.
     pub(crate) fn alive(&self) -> Vec<ProcessId> {
         let mut alive: Vec<_> =
@@ -333,6 +350,11 @@ impl Table {
         let mut alive: Vec<_> = self.entries.iter().filter(such).map(|entry| entry.id).collect();
         alive.sort_unstable_by_key(ProcessId::by_birth);
         alive
+    }
+
+    /// Whether everyone with an entry is gone from the kernel.
+    pub(crate) fn all_gone(&self) -> bool {
+        self.entries.len() == self.gone
     }
 
     /// How many are such.

@@ -162,7 +162,7 @@ fn kind(event: &Event<'_>) -> Kind {
             at: at.0,
             process: Some(process.into()),
             parent: Some(parent.into()),
-            waits: Some(waits.into()),
+            waits: waits.map(Into::into),
             not_yet,
         }),
         Event::Reaped { at, process, by, gone } => Kind::Reaped(wire::Reaped {
@@ -267,7 +267,7 @@ pub(super) fn input(kind: &Kind) -> Result<Input<'_>, Reason> {
             at: Nanos(*at),
             process: id(process),
             parent: id(parent),
-            waits: waits.as_ref().map(WaitCounts::from).unwrap_or_default(),
+            waits: waits.as_ref().map(WaitCounts::from),
             not_yet: *not_yet,
         },
         Kind::Reaped(wire::Reaped { at, process, by, gone }) => Event::Reaped {

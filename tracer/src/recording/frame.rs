@@ -10,9 +10,16 @@ const MAGIC: [u8; 8] = *b"\x89tracer\n";
 
 /// What frames hang together by: a running CRC-32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chain(u32);
+pub(crate) struct Chain(u32);
 
 impl Chain {
+    /// The chain of what begins with these bytes, which are no frame.
+    pub(crate) fn begin(bytes: &[u8]) -> Self {
+        let mut chain = Self(0);
+        chain.over(bytes);
+        chain
+    }
+
     fn over(&mut self, bytes: &[u8]) -> u32 {
         let mut hasher = crc32fast::Hasher::new_with_initial(self.0);
         hasher.update(bytes);
@@ -22,17 +29,15 @@ impl Chain {
 }
 
 /// Appends what a file begins with.
-pub(super) fn begin(out: &mut Vec<u8>) -> Chain {
+pub(crate) fn begin(out: &mut Vec<u8>) -> Chain {
     let start = out.len();
     out.extend(MAGIC);
     out.extend(VERSION.to_le_bytes());
-    let mut chain = Chain(0);
-    chain.over(&out[start..]);
-    chain
+    Chain::begin(&out[start..])
 }
 
 /// Appends a frame; `false`, and nothing appended, where the payload is too long.
-pub(super) fn append(out: &mut Vec<u8>, chain: &mut Chain, payload: &[u8]) -> bool {
+pub(crate) fn append(out: &mut Vec<u8>, chain: &mut Chain, payload: &[u8]) -> bool {
     let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     if len > MAX_PAYLOAD {
         return false;
@@ -46,7 +51,7 @@ pub(super) fn append(out: &mut Vec<u8>, chain: &mut Chain, payload: &[u8]) -> bo
 }
 
 /// Reads what a file begins with.
-pub(super) fn read_beginning(source: &mut impl Read) -> Result<Chain, Reason> {
+pub(crate) fn read_beginning(source: &mut impl Read) -> Result<Chain, Reason> {
     let mut head = Vec::new();
     let whole = fill(source, MAGIC.len() + 4, &mut head)?;
     if !head.starts_with(&MAGIC) {
@@ -54,11 +59,7 @@ pub(super) fn read_beginning(source: &mut impl Read) -> Result<Chain, Reason> {
     }
     let version = head.split_at(MAGIC.len()).1;
     match <[u8; 4]>::try_from(version).map(u32::from_le_bytes) {
-        Ok(VERSION) if whole => {
-            let mut chain = Chain(0);
-            chain.over(&head);
-            Ok(chain)
-        }
+        Ok(VERSION) if whole => Ok(Chain::begin(&head)),
         Ok(version) => Err(Reason::Version(version)),
         Err(_) => Err(Reason::NothingThere),
     }
@@ -66,7 +67,7 @@ pub(super) fn read_beginning(source: &mut impl Read) -> Result<Chain, Reason> {
 
 /// What is at a place where a frame could be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// A frame.
     Frame,
     /// The end, or a frame that is not all there.
@@ -74,7 +75,7 @@ pub(super) enum Found {
 }
 
 /// Reads a frame's payload into `payload`, and takes no more memory than there are bytes.
-pub(super) fn read(
+pub(crate) fn read(
     source: &mut impl Read,
     chain: &mut Chain,
     payload: &mut Vec<u8>,

@@ -23,7 +23,7 @@
 //! the file is created for its owner alone.
 
 mod convert;
-mod frame;
+pub(crate) mod frame;
 mod reader;
 mod recorder;
 mod replay;

@@ -179,21 +179,8 @@ fn everything_seen() -> Observation {
 /// One of each input, with everything that it can hold and with nothing.
 fn one_of_each() -> Vec<Input<'static>> {
     let at = Nanos(u64::MAX);
-    let process = RecoveredProcess {
-        id: CHILD,
-        forker: ROOT,
-        parent: ROOT,
-        pids: Pids { host: 1, local: None, namespace: 2, level: 3 },
-        cgroup: None,
-        root: false,
-        exec_at: None,
-        exit: None,
-        reaped: false,
-        unreaped: false,
-        oom: false,
-        signal: None,
-        waits: None,
-    };
+    let pids = Pids { host: 1, local: None, namespace: 2, level: 3 };
+    let process = RecoveredProcess::forked(CHILD, ROOT, ROOT, pids);
     let full = RecoveredProcess {
         pids: Pids { local: Some(9), ..process.pids },
         cgroup: Some(0),
@@ -239,7 +226,7 @@ fn one_of_each() -> Vec<Input<'static>> {
             markers_truncated: false,
         },
         Event::Exit { at, process: CHILD, status: 9, parent: ROOT, children_uncounted: true },
-        Event::Unreaped { at, process: CHILD, parent: ROOT, waits, not_yet: true },
+        Event::Unreaped { at, process: CHILD, parent: ROOT, waits: Some(waits), not_yet: true },
         Event::Reaped { at, process: CHILD, by: Some(ProcessId::default()), gone: true },
         Event::Reaped { at, process: CHILD, by: None, gone: false },
         Event::Signal { at, target: CHILD, signal: 15, sender: ROOT, sender_name: b"kill" },
@@ -732,11 +719,11 @@ fn any_input() -> impl Strategy<Value = Input<'static>> {
             Input::Event(Event::Exit { at, process, status, parent, children_uncounted })
         },
     );
-    let unreaped = (any_time(), any_id(), any_id(), any_waits(), any::<bool>()).prop_map(
-        |(at, process, parent, waits, not_yet)| {
-            Input::Event(Event::Unreaped { at, process, parent, waits, not_yet })
-        },
-    );
+    let unreaped =
+        (any_time(), any_id(), any_id(), proptest::option::of(any_waits()), any::<bool>())
+            .prop_map(|(at, process, parent, waits, not_yet)| {
+                Input::Event(Event::Unreaped { at, process, parent, waits, not_yet })
+            });
     let reaped = (any_time(), any_id(), proptest::option::of(any_id()), any::<bool>())
         .prop_map(|(at, process, by, gone)| Input::Event(Event::Reaped { at, process, by, gone }));
     let signal = (any_time(), any_id(), prop_oneof![0_u32..70, any::<u32>()], any_id(), any_name())

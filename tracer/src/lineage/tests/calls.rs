@@ -595,3 +595,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn months_of_calls_are_forgotten_but_for_those_that_left_something() {
+    const CALLS: u64 = 20_000;
+    let mut world = World::standard();
+    world.lineage.tell_findings(64);
+    world.runs(ROOT, &["/usr/bin/claude"], &[]);
+    // One leaves a process; two at once leave one that may be of either.
+    world.at(10).call(ROOT, "kept").at(11).fork(ROOT, 101).at(12).end_call(ROOT, "kept");
+    world.at(20).call(ROOT, "either").call(ROOT, "or").at(21).fork(ROOT, 102);
+    world.at(22).end_call(ROOT, "either").end_call(ROOT, "or");
+    for number in 0..CALLS {
+        let id = format!("call {number}");
+        world.at(1_000 + number * 1_000).call(ROOT, &id).end_call(ROOT, &id);
+        // What has ended is looked at when its time is up.
+        world.lineage.handle_timeout(ms(world.now));
+        while world.lineage.poll_output().is_some() {}
+    }
+    assert_eq!(world.whose(101), sure("kept", Confidence::Probable));
+    assert_eq!(world.whose(102), (None, Confidence::Ambiguous));
+    assert_eq!(world.candidates(102), ["either", "or"]);
+    let known = world.lineage.calls.iter().count();
+    assert!((3..10_000).contains(&known), "{known} are known");
+    assert_eq!(world.lineage.calls.refused(), 0);
+}

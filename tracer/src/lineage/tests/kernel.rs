@@ -239,7 +239,7 @@ impl Kernel {
         let Some(entry) = self.find(child) else { return };
         entry.unreaped = true;
         let (at, waits) = (self.now, never());
-        self.send(Event::Unreaped { at, process: child, parent, waits, not_yet });
+        self.send(Event::Unreaped { at, process: child, parent, waits: Some(waits), not_yet });
     }
 
     /// The second half of the exit hook: it is dead.

@@ -206,21 +206,10 @@ fn a_zombie_that_stood_while_the_tracer_was_stopped_was_put_right_late() {
 
 /// What `PROCS` holds of a process that lives.
 fn entry(world: &World, pid: u32, parent: u32) -> RecoveredProcess {
-    RecoveredProcess {
-        id: world.id(pid),
-        forker: world.id(parent),
-        parent: world.id(parent),
-        pids: Pids { host: pid, local: Some(pid), namespace: pid, level: 0 },
-        cgroup: None,
-        root: pid == ROOT,
-        exec_at: None,
-        exit: None,
-        reaped: false,
-        unreaped: false,
-        oom: false,
-        signal: None,
-        waits: None,
-    }
+    let pids = Pids { host: pid, local: Some(pid), namespace: pid, level: 0 };
+    let parent = world.id(parent);
+    let forked = RecoveredProcess::forked(world.id(pid), parent, parent, pids);
+    RecoveredProcess { root: pid == ROOT, ..forked }
 }
 
 /// A walk at this time found only the root.

@@ -139,7 +139,7 @@ impl World {
             at: ms(self.now),
             process: self.id(pid),
             parent: self.id(parent),
-            waits,
+            waits: Some(waits),
             not_yet: false,
         };
         self.lineage.handle(event);

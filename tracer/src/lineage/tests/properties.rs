@@ -536,7 +536,7 @@ fn any_event() -> impl Strategy<Value = Event<'static>> {
                 at,
                 process,
                 parent,
-                waits: never(),
+                waits: Some(never()),
                 not_yet,
             }
         ),

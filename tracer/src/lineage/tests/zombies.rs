@@ -78,7 +78,7 @@ fn a_child_that_dies_together_with_its_parent_was_owed_nothing() {
         at: ms(20),
         process: world.id(101),
         parent: world.id(ROOT),
-        waits: never(),
+        waits: Some(never()),
         not_yet: true,
     };
     world.lineage.handle(event);

@@ -1,0 +1,161 @@
+//! Who belongs to a run as it goes on, for whoever asks about processes.
+
+use std::hash::{DefaultHasher, Hasher as _};
+
+use super::{
+    Lineage,
+    model::{
+        Agent, Ancestor, Attribution, Exit, FindingKind, FindingState, Nanos, Process, ProcessId,
+    },
+    outcome::split_args,
+    table::{GONE, Program},
+    watched::Watched,
+};
+
+/// Most ancestors that are told of one process: of more the oldest are left out, but for the root.
+const MOST_ANCESTORS: usize = 64;
+
+/// A process that is there: it lives, or nobody has reaped it as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// Who.
+    pub id: ProcessId,
+    /// Its pid in the tracer's PID namespace.
+    pub local: Option<u32>,
+    /// Who forked it.
+    pub forker: ProcessId,
+    /// It has not ended.
+    pub is_alive: bool,
+    /// The same for all that execute the same, whatever numbers are in their arguments.
+    pub program: u64,
+    /// Depth of its PID namespace.
+    pub level: u32,
+}
+
+/// All that is known of a process now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// The process.
+    pub process: Process,
+    /// Who forked it; of its ancestors the nearest that is known.
+    pub forker: ProcessId,
+    /// Its parent now, as far as is known.
+    pub parent: ProcessId,
+    /// The nearest agent, which it may be itself, and that one's root.
+    pub agent: Option<Agent>,
+    /// Root of the invocation that it belongs to.
+    pub root: Option<ProcessId>,
+    /// Whose call it is.
+    pub tool_call: Option<Attribution>,
+    /// How it ended; `None`: it lives.
+    pub exit: Option<Exit>,
+    /// Why nothing about it counts.
+    pub kept_by: Option<String>,
+    /// What was found of it and stands, and since when.
+    pub findings: Vec<(FindingKind, Nanos)>,
+}
+
+impl Lineage {
+    /// Everyone who is there, in no order.
+    #[must_use]
+    pub fn present(&self) -> Vec<Present> {
+        let there = self.table.entries().filter(|entry| !entry.is(GONE));
+        let present = there.map(|entry| Present {
+            id: entry.id,
+            local: entry.pids.local,
+            forker: entry.forker,
+            is_alive: entry.is_alive(),
+            program: alike(&entry.program),
+            level: entry.pids.level,
+        });
+        present.collect()
+    }
+
+    /// All that is known of a process. `None`: it is not one of this run, or gone.
+    #[must_use]
+    pub fn described(&self, id: ProcessId, now: Nanos) -> Option<Described> {
+        let entry = self.table.get(id).filter(|entry| !entry.is(GONE))?;
+        let stands = |&kind: &FindingKind| {
+            let record = self.findings.get(id, kind)?;
+            let is_there = record.state == FindingState::Open && record.gone_at.is_none();
+            is_there.then_some((kind, record.since))
+        };
+        let kept_by = self.kept_by(id, now);
+        Some(Described {
+            process: self.process(id, entry, self.findings.observation(id)),
+            forker: entry.forker,
+            parent: entry.parent,
+            agent: self.agent_told(self.invocation_of(id)),
+            root: self.root_of_its_invocation(id),
+            tool_call: self.attribution(id),
+            exit: self.exit_of(id),
+            findings: FindingKind::ALL.iter().filter_map(stands).collect(),
+            kept_by,
+        })
+    }
+
+    /// Those that a process descends from by forks, the root first.
+    #[must_use]
+    pub fn ancestors(&self, id: ProcessId) -> Vec<(ProcessId, Ancestor)> {
+        let mut ancestors: Vec<_> = self.generations(id).skip(1).collect();
+        if ancestors.len() > MOST_ANCESTORS {
+            ancestors.drain(MOST_ANCESTORS - 1..ancestors.len() - 1);
+        }
+        let told = ancestors.into_iter().rev().map(|(id, entry)| {
+            let ancestor = Ancestor {
+                pid: entry.pids.shown(),
+                name: entry.program.name().to_vec(),
+                args: split_args(&entry.program.args),
+                exit: self.exit_of(id),
+            };
+            (id, ancestor)
+        });
+        told.collect()
+    }
+
+    /// What [`Lineage::standing`] tells of, each to be told by [`Lineage::stands_now`].
+    #[must_use]
+    pub fn standing_keys(&self) -> Vec<(ProcessId, FindingKind)> {
+        let records = self.findings.in_order().into_iter();
+        let open = records.filter(|record| record.state == FindingState::Open);
+        open.map(|record| (record.process, record.kind)).collect()
+    }
+
+    /// A finding, if it stands and its process is there.
+    #[must_use]
+    pub fn stands_now(&self, id: ProcessId, kind: FindingKind, now: Nanos) -> Option<Watched> {
+        self.watched(id, kind, now)
+            .filter(|one| one.gone_at.is_none() && one.finding.state == FindingState::Open)
+    }
+}
+
+/// A number for a program that others of its kind share: those that differ in digits alone are
+/// workers with numbers.
+fn alike(program: &Program) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for text in [&program.exe, &program.args] {
+        let mut plain = text.split(u8::is_ascii_digit).filter(|part| !part.is_empty());
+        plain.by_ref().for_each(|part| hasher.write(part));
+        hasher.write_u8(0);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_that_differ_in_numbers_alone_are_alike() {
+        let program = |args: &[u8]| {
+            alike(&Program {
+                exe: b"/usr/bin/python3".as_slice().into(),
+                args: args.into(),
+                truncated: false,
+            })
+        };
+        let worker = program(b"python3\0worker.py\0--id=17\0");
+        assert_eq!(worker, program(b"python3\0worker.py\0--id=2048\0"));
+        assert_ne!(worker, program(b"python3\0-m\0http.server\0--bind\0"));
+    }
+}

@@ -1,0 +1,152 @@
+//! A run as it goes on, for whoever follows it to no end: findings as they change.
+
+use std::time::Duration;
+
+use hashbrown::HashSet;
+
+use super::{
+    Lineage,
+    agents::InvocationIndex,
+    model::{Finding, FindingKind, FindingState, Invocation, Nanos, Pids, ProcessId, Stats},
+    outcome::split_args,
+    table::{GONE, Reap},
+};
+
+/// A finding as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// The finding. Its number is its place in the order in which they were opened.
+    pub finding: Finding,
+    /// When its process ended, or, of a zombie, was gone.
+    pub gone_at: Option<Nanos>,
+    /// Something keeps it from counting: a rule, the environment, a lease.
+    pub kept_by: Option<String>,
+}
+
+impl Lineage {
+    /// Tells from now on which findings change, by [`Lineage::take_changed`], which is then to be called
+    /// now and again. Of processes that are gone no more findings of each kind than `closed` are kept.
+    pub fn tell_findings(&mut self, closed: usize) {
+        self.findings.tell_changes(closed);
+    }
+
+    /// Forgets tool calls that ended long ago and that no process may have been started by that is known
+    /// still. Only where findings are told as they come: a report lists every call.
+    pub(super) fn forget_old_calls(&mut self, now: Nanos) {
+        /// News of a call may be late, but not by so much.
+        const LONG_AGO: Duration = Duration::from_mins(10);
+        if !self.findings.are_told() || !self.calls.are_crowded() {
+            return;
+        }
+        let mut needed = HashSet::new();
+        for id in self.table.ids() {
+            let blame = self.blame(id);
+            needed.extend(blame.call.into_iter().chain(blame.candidates));
+            let entry = self.table.get(id);
+            needed.extend(entry.and_then(|entry| entry.announced));
+            needed.extend(entry.and_then(|entry| entry.carried));
+        }
+        needed.extend(self.overdue.iter().filter_map(|(_, overdue)| overdue.call()));
+        needed.extend(self.leases.calls());
+        let before = now.0.saturating_sub(LONG_AGO.as_nanos().try_into().unwrap_or(u64::MAX));
+        self.calls.forget(Nanos(before), &needed);
+    }
+
+    /// Findings that were opened, changed or withdrawn since the last call. Of one that is about to be
+    /// looked at the next call tells.
+    pub fn take_changed(&mut self) -> Vec<(ProcessId, FindingKind)> {
+        let mut changed = self.findings.take_changed();
+        changed.retain(|&(id, _)| {
+            let is_awaited = self.table.get(id).is_some_and(|entry| entry.wanted != 0);
+            if is_awaited {
+                self.findings.touch(id);
+            }
+            !is_awaited
+        });
+        changed
+    }
+
+    /// A finding as it is now. `None`: it was withdrawn, or is not kept any more.
+    #[must_use]
+    pub fn watched(&self, id: ProcessId, kind: FindingKind, now: Nanos) -> Option<Watched> {
+        let record = self.findings.get(id, kind)?;
+        let entry = self.table.get(id)?;
+        let gone_at = match (kind, record.state) {
+            (FindingKind::Zombie, FindingState::Resolved(at)) => Some(at),
+            (FindingKind::Zombie, FindingState::Open) => {
+                let is_gone = entry.is(GONE) || matches!(entry.reap, Reap::ByAdopter);
+                record.gone_at.or_else(|| is_gone.then_some(now))
+            }
+            _ => entry.end.map(|end| end.at),
+        };
+        let mut finding = self.finding(record, now)?;
+        finding.id = u32::try_from(record.number).unwrap_or(u32::MAX);
+        Some(Watched { finding, gone_at, kept_by: self.kept_by(id, now) })
+    }
+
+    /// Whether there is a finding that is kept whole.
+    #[must_use]
+    pub fn has_finding(&self, id: ProcessId, kind: FindingKind) -> bool {
+        self.findings.has(id, kind)
+    }
+
+    /// Every finding that stands and whose process is there.
+    #[must_use]
+    pub fn standing(&self, now: Nanos) -> Vec<Watched> {
+        let keys = self.standing_keys().into_iter();
+        keys.filter_map(|(process, kind)| self.stands_now(process, kind, now)).collect()
+    }
+
+    /// Whether its root has ended and no process of it is there any more, so that nothing about it can
+    /// change.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_settled() && self.table.all_gone()
+    }
+
+    /// The run as it is now; its command is what its root executes.
+    #[must_use]
+    pub fn invocation_now(&self) -> Invocation {
+        let root = self.root.and_then(|root| self.table.get(root));
+        let command = root.map(|root| split_args(&root.program.args)).unwrap_or_default();
+        self.invocation(&command)
+    }
+
+    /// Name of the root's agent, where it has one.
+    #[must_use]
+    pub fn root_agent_name(&self) -> Option<&str> {
+        self.invocations.get(InvocationIndex::RUN)?.agent.as_deref()
+    }
+
+    /// The root and its pids, while it lives.
+    #[must_use]
+    pub fn live_root(&self) -> Option<(ProcessId, Pids)> {
+        let id = self.root?;
+        let root = self.table.get(id).filter(|root| root.is_alive())?;
+        Some((id, root.pids))
+    }
+
+    /// When it last executed a program, as far as was told.
+    #[must_use]
+    pub fn executed_at(&self, id: ProcessId) -> Option<Nanos> {
+        Some(self.table.get(id)?.exec_at)
+    }
+
+    /// Figures so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Whether events were lost that could have changed what was found.
+    #[must_use]
+    pub fn is_uncertain(&self) -> bool {
+        self.gap().is_open(false)
+    }
+
+    /// How many of it live.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        self.table.live()
+    }
+}
