@@ -106,6 +106,10 @@ pub struct Settings {
     pub hooks_repeat: u32,
     /// 1 to log diagnostics through aya-log.
     pub log: u32,
+    /// 1 to follow every process of the host, and to tell of those that belong to an invocation.
+    pub whole_host: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Most names of environment variables that are looked for.
@@ -189,6 +193,31 @@ pub struct Control {
     pub armed: u32,
     /// Depth of the tracer's PID namespace, plus 1; 0 until the programs have seen the tracer.
     pub tracer_level: u32,
+    /// What a run of the snapshot's program is to do: a [`Snapshot`].
+    pub snapshot: u32,
+    /// See [`Settings::pid_namespace`]. For whoever takes over what is pinned: settings are constants of
+    /// the programs.
+    pub pid_namespace: u32,
+    /// Digest of the variables that the programs look for, likewise.
+    pub markers: u64,
+    /// How many bytes of the ring buffer user space has dealt with: less than it has read, for a moment.
+    pub processed: u64,
+}
+
+/// What is pinned is of this version. To be raised with every change of what the programs share with
+/// each other and with user space, in layout or in meaning: whoever finds another replaces it.
+pub const PIN_VERSION: u32 = 1;
+
+/// Steps of the snapshot: what its program does with each process that is there.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshot {
+    /// Find the tracer, to know how deep its PID namespace lies. Before any hook is attached.
+    FindTracer = 1,
+    /// Enter those that no hook has entered.
+    Enter = 2,
+    /// Count each among the children of its forker, unless it is.
+    HoldForkers = 3,
 }
 
 /// What the programs count, each per CPU.
@@ -201,7 +230,7 @@ pub enum Counter {
     InsertFailed = 16,
     /// An entry of `PROCS` could not be removed.
     RemoveFailed = 17,
-    /// Processes that were entered.
+    /// Processes that were entered, of an invocation.
     Tracked = 18,
     /// Forks that a hook's further programs took in, where it has such: those before missed them, or
     /// left them to it.

@@ -14,6 +14,14 @@ pub const PROC_ROOT: u32 = 8;
 pub const PROC_CHILDREN_UNCOUNTED: u32 = 16;
 /// [`Proc::flags`]: one of its threads ended alone and had dead children then.
 pub const PROC_THREAD_LEFT_DEAD: u32 = 32;
+/// [`Proc::flags`]: it was there before the hooks were. What its parent waited for before is not known,
+/// nor, if it was dead, since when.
+pub const PROC_FOUND: u32 = 64;
+/// [`Proc::flags`]: it is counted among its forker's [`Proc::children`].
+pub const PROC_HOLDS_FORKER: u32 = 128;
+
+/// [`Proc::invocation`]: it is the root of that invocation. Its children do not inherit this bit.
+pub const INVOCATION_ROOT: u32 = 1 << 31;
 
 /// One process, by thread group id. Updated by the hooks also when the ring buffer is full.
 ///
@@ -60,7 +68,8 @@ pub struct Proc {
     pub signal_at: u64,
     /// `start_boottime` of [`Proc::sender`].
     pub sender_start: u64,
-    /// The invocation it belongs to; never 0.
+    /// The invocation it belongs to; 0 where the whole host is followed and it belongs to none. See
+    /// [`INVOCATION_ROOT`].
     pub invocation: u32,
     /// See [`crate::ForkRecord::local_pid`].
     pub local_pid: u32,
@@ -89,7 +98,8 @@ pub struct Proc {
 }
 
 impl Proc {
-    /// What `parent` waited for on behalf of, or instead of, this child.
+    /// What `parent` waited for on behalf of, or instead of, this child; of one that is
+    /// [`PROC_FOUND`], since then.
     ///
     /// Counts since the later of the parent's last exec and this child's fork: an exec clears the
     /// parent's counters, so that what stood at the fork no longer bounds them from below.

@@ -109,6 +109,10 @@ pub const EXIT_CHILDREN_UNCOUNTED: u16 = 1;
 /// reaped by itself because its parent ignores SIGCHLD.
 pub const UNREAPED_NOT_YET: u16 = 1;
 
+/// [`UnreapedRecord`]: [`UnreapedRecord::waits`] are not known: the child was there before the hooks
+/// were.
+pub const UNREAPED_WAITS_UNKNOWN: u16 = 2;
+
 /// A thread group was created. Sent before it runs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

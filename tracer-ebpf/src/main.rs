@@ -31,6 +31,7 @@ mod doom;
 mod emit;
 mod environment;
 mod procs;
+mod snapshot;
 mod task;
 mod unreaped;
 
@@ -44,9 +45,10 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use tracer_common::{
     Counter, EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_EXE_TRUNCATED, EXEC_MARKERS_TRUNCATED,
-    EXIT_CHILDREN_UNCOUNTED, ExecRecord, ExitRecord, FORK_ROOT, ForkRecord, MAX_ARGS, MAX_EXE,
-    PROC_CHILDREN_UNCOUNTED, PROC_OOM, PROC_ROOT, PROC_THREAD_LEFT_DEAD, PROC_TOMBSTONE,
-    RecordKind, ReleaseRecord, SignalRecord, UNREAPED_NOT_YET,
+    EXIT_CHILDREN_UNCOUNTED, ExecRecord, ExitRecord, FORK_ROOT, ForkRecord, INVOCATION_ROOT,
+    MAX_ARGS, MAX_EXE, PROC_CHILDREN_UNCOUNTED, PROC_HOLDS_FORKER, PROC_OOM, PROC_ROOT,
+    PROC_THREAD_LEFT_DEAD, PROC_TOMBSTONE, RecordKind, ReleaseRecord, SignalRecord,
+    UNREAPED_NOT_YET,
 };
 
 use crate::{
@@ -111,9 +113,15 @@ fn forked(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
     let cgroup = child.cgroup();
     let level = child.level();
     let thread = current.inner_id();
+    let is_kernel_thread = child.is_kernel_thread();
     let mut flags = 0;
     let (entry, invocation) = match procs::find(forker) {
-        Some(entry) => (Some(entry), get!(entry, invocation)),
+        Some(entry) => {
+            flags |= PROC_HOLDS_FORKER;
+            (Some(entry), get!(entry, invocation) & !INVOCATION_ROOT)
+        }
+        // Of those that were there before the hooks were, and that the snapshot is about to enter.
+        None if setting!(whole_host) != 0 => (None, 0),
         None => {
             let armed = procs::armed();
             if armed == 0 {
@@ -125,6 +133,9 @@ fn forked(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
             (None, armed)
         }
     };
+    if invocation == 0 && is_kernel_thread {
+        return 0;
+    }
     let group = Group { pid, start: child.start() };
     // It has not run yet, and cannot be gone again.
     if turn.is_repeated() {
@@ -163,6 +174,19 @@ fn forked(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
     }
     if is_entered && let Some(entry) = entry {
         add!(entry, children, 1);
+    }
+    let mut invocation = invocation;
+    if setting!(whole_host) != 0 && invocation == 0 {
+        // User space puts the forker into an invocation and looks at its children then; here the child is
+        // counted and the forker looked at then, with a full barrier between each. One sees the other.
+        let Some(entry) = entry else { return 0 };
+        invocation = get!(entry, invocation) & !INVOCATION_ROOT;
+        if invocation == 0 {
+            return 0;
+        }
+        if let Some(own) = procs::find(group) {
+            set!(own, invocation, invocation);
+        }
     }
     send(
         RecordKind::Fork,
@@ -343,17 +367,19 @@ fn died(ctx: &BtfTracePointContext, group: Group, parent: Group, status: u32, en
     if first {
         set!(entry, exit_at, at);
     }
-    let flags =
-        if get!(entry, flags) & PROC_CHILDREN_UNCOUNTED != 0 { EXIT_CHILDREN_UNCOUNTED } else { 0 };
-    send(
-        RecordKind::Exit,
-        ExitRecord {
-            header: header(RecordKind::Exit, group, at, flags),
-            parent_start: parent.start,
-            parent: parent.pid,
-            status,
-        },
-    );
+    if get!(entry, invocation) != 0 {
+        let uncounted = get!(entry, flags) & PROC_CHILDREN_UNCOUNTED != 0;
+        let flags = if uncounted { EXIT_CHILDREN_UNCOUNTED } else { 0 };
+        send(
+            RecordKind::Exit,
+            ExitRecord {
+                header: header(RecordKind::Exit, group, at, flags),
+                parent_start: parent.start,
+                parent: parent.pid,
+                status,
+            },
+        );
+    }
     // Parent and child may die together: the parent looks at its children after it has said
     // that it ends, the child looks at its parent after it has said that it is dead, each with a
     // full barrier between. At least one sees the other; twice is harmless.
@@ -406,7 +432,11 @@ fn freed(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
             }
             emit::count_of(Counter::FreeMadeUp);
         }
+        let invocation = get!(entry, invocation);
         procs::free(pid, entry);
+        if invocation == 0 {
+            return 0;
+        }
     }
     send(RecordKind::Free, header(RecordKind::Free, group, now(), 0));
     0
@@ -474,6 +504,9 @@ fn tracer_signal(ctx: BtfTracePointContext) -> i32 {
         // Only to take back what was said before: timers may be frequent.
         if get!(entry, sender) != 0 {
             set!(entry, sender, 0);
+            if get!(entry, invocation) == 0 {
+                return 0;
+            }
             let header = header(RecordKind::Signal, group, at, 0);
             send(
                 RecordKind::Signal,
@@ -488,6 +521,9 @@ fn tracer_signal(ctx: BtfTracePointContext) -> i32 {
     set!(entry, sender, sender.pid);
     set!(entry, sender_start, sender.start);
     set!(entry, sender_name, sender_name);
+    if get!(entry, invocation) == 0 {
+        return 0;
+    }
     send(
         RecordKind::Signal,
         SignalRecord {
@@ -545,6 +581,9 @@ fn tracer_oom(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     entry.raise(PROC_OOM);
+    if get!(entry, invocation) == 0 {
+        return 0;
+    }
     let group = Group { pid, start: get!(entry, start) };
     send(RecordKind::Oom, header(RecordKind::Oom, group, now(), 0));
     0
@@ -564,7 +603,7 @@ fn tracer_release(ctx: FEntryContext) -> i32 {
     }
     let group = Group { pid, start: task.start() };
     let Some(entry) = procs::find(group) else { return 0 };
-    if get!(entry, exit_at) == 0 {
+    if get!(entry, exit_at) == 0 || get!(entry, invocation) == 0 {
         return 0;
     }
     let current = PlainTask::current();

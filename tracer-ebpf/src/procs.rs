@@ -12,7 +12,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap},
 };
-use tracer_common::{Control, Counter, PROC_TOMBSTONE, Proc};
+use tracer_common::{Control, Counter, PROC_HOLDS_FORKER, PROC_TOMBSTONE, Proc};
 
 use crate::{emit, task::Group};
 
@@ -164,7 +164,7 @@ pub(crate) fn insert(pid: u32, value: &Proc, is_last: bool) -> bool {
         // A process that had this pid before is still there: its free is on its way, or it is a
         // tombstone. Its place is needed now; its free names it by start time all the same.
         let forker = match lookup(pid) {
-            Some(old) => Group { pid: get!(old, forker), start: get!(old, forker_start) },
+            Some(old) => held_forker(old),
             None => Group { pid: 0, start: 0 },
         };
         // Where there is nobody, the map is full, or the kernel gave up on a lock (`rqspinlock`,
@@ -177,7 +177,9 @@ pub(crate) fn insert(pid: u32, value: &Proc, is_last: bool) -> bool {
         }
         tracer_release_forker(forker.pid.into(), forker.start);
     }
-    emit::count_of(Counter::Tracked);
+    if value.invocation != 0 {
+        emit::count_of(Counter::Tracked);
+    }
     true
 }
 
@@ -191,10 +193,19 @@ pub(crate) fn free(pid: u32, entry: Entry) {
     }
 }
 
+/// The forker among whose children an entry is counted; none has pid 0.
+#[inline(always)]
+fn held_forker(entry: Entry) -> Group {
+    if get!(entry, flags) & PROC_HOLDS_FORKER == 0 {
+        return Group { pid: 0, start: 0 };
+    }
+    Group { pid: get!(entry, forker), start: get!(entry, forker_start) }
+}
+
 /// Removes an entry that nobody needs and drops its hold on its forker's.
 #[inline(always)]
 fn bury(pid: u32, entry: Entry) {
-    let forker = Group { pid: get!(entry, forker), start: get!(entry, forker_start) };
+    let forker = held_forker(entry);
     if remove(pid) {
         tracer_release_forker(forker.pid.into(), forker.start);
     }
@@ -238,7 +249,7 @@ fn release_forker(mut forker: Group) {
         if get!(entry, children) != 0 || get!(entry, flags) & PROC_TOMBSTONE == 0 {
             return;
         }
-        let next = Group { pid: get!(entry, forker), start: get!(entry, forker_start) };
+        let next = held_forker(entry);
         if !remove(forker.pid) {
             return;
         }
@@ -266,6 +277,16 @@ pub(crate) fn disarm(tracer_level: u32) {
             (&raw mut (*control).tracer_level).write_volatile(tracer_level);
             (&raw mut (*control).armed).write_volatile(0);
         }
+    }
+}
+
+/// See [`Control::snapshot`].
+#[inline(always)]
+pub(crate) fn snapshot_step() -> u32 {
+    match CONTROL.get_ptr(0) {
+        // SAFETY: the map's only element.
+        Some(control) => unsafe { ptr::read_volatile(&raw const (*control).snapshot) },
+        None => 0,
     }
 }
 

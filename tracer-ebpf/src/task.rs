@@ -67,6 +67,8 @@ pub(crate) static SETTINGS: Settings = Settings {
     oom_has_pid: 0,
     hooks_repeat: 0,
     log: 0,
+    whole_host: 0,
+    reserved: 0,
 };
 
 /// `include/linux/sched/signal.h`: the group is exiting, no thread returns to user space.
@@ -211,6 +213,24 @@ impl Task {
     pub(crate) fn real_parent(self) -> Self {
         // SAFETY: a task_struct, see `new`; the field points to another.
         Self(unsafe { load(self.0, offset!(task_real_parent)) })
+    }
+
+    /// Whether it runs in the kernel only.
+    #[inline(always)]
+    pub(crate) fn is_kernel_thread(self) -> bool {
+        /// `include/linux/sched.h`
+        const PF_KTHREAD: u32 = 0x0020_0000;
+        // SAFETY: a task_struct, see `new`.
+        let flags: u32 = unsafe { load(self.0, offset!(task_flags)) };
+        flags & PF_KTHREAD != 0
+    }
+
+    /// Whether it has been released, that is, reaped (`__exit_signal()` in `kernel/exit.c`).
+    #[inline(always)]
+    pub(crate) fn is_released(self) -> bool {
+        // SAFETY: a task_struct, see `new`.
+        let sighand: *const u8 = unsafe { load(self.0, offset!(task_sighand)) };
+        sighand.is_null()
     }
 
     /// Whether it has no child that it has not reaped.

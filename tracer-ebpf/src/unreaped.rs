@@ -5,7 +5,8 @@
 //! v5.6).
 
 use tracer_common::{
-    PROC_CHILDREN_UNCOUNTED, PROC_UNREAPED, RecordKind, UNREAPED_NOT_YET, UnreapedRecord,
+    PROC_CHILDREN_UNCOUNTED, PROC_FOUND, PROC_UNREAPED, RecordKind, UNREAPED_NOT_YET,
+    UNREAPED_WAITS_UNKNOWN, UnreapedRecord,
 };
 
 use crate::{
@@ -180,6 +181,11 @@ extern "C" fn tracer_report_unreaped(
         return 0;
     };
     entry.raise(PROC_UNREAPED);
+    if get!(entry, invocation) == 0 {
+        return 0;
+    }
+    let was_found = get!(entry, flags) & PROC_FOUND != 0;
+    let flags = if was_found { flags | UNREAPED_WAITS_UNKNOWN } else { flags };
     // SAFETY: entries point to values of the map, which is never unmapped.
     let waits = unsafe { (*entry.as_ptr()).waits_of(&*parent_entry.as_ptr()) };
     send(

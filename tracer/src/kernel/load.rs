@@ -1,27 +1,32 @@
 //! Loads the kernel programs, attaches them, and takes them away again.
 //!
-//! Everything hangs on descriptors of this process: nothing is pinned, so that the kernel drops
-//! programs, links and maps with it, also when it is killed.
+//! Everything hangs on descriptors of this process, so that the kernel drops programs, links and maps
+//! with it, also when it is killed; but for what [`Probes::attach_pinned`] pins, to outlive it.
 
 use std::{
     error::Error,
     fs::{self, File},
     io,
+    ops::RangeInclusive,
     os::{
         fd::{AsFd as _, AsRawFd as _},
         unix::fs::MetadataExt as _,
     },
+    path::Path,
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, Pod,
-    maps::{Array, MapData, MapError, RingBuf},
-    programs::{BtfTracePoint, FEntry, ProgramError},
+    maps::{Array, Map, MapData, MapError, RingBuf},
+    programs::{
+        BtfTracePoint, FEntry, Iter, ProgramError, RawTracePoint, RawTracePointRunOptions,
+        TestRun as _,
+    },
 };
 use thiserror::Error;
 use tracer_common::{
-    COUNTERS, Control, Counter, MARKER_NAMES, MarkerFilter, MarkerName, Offsets, RecordKind,
-    Settings,
+    COUNTERS, Control, Counter, INVOCATION_ROOT, MARKER_NAMES, MarkerFilter, MarkerName, Offsets,
+    RecordKind, Settings, Snapshot,
 };
 
 use super::{
@@ -30,7 +35,10 @@ use super::{
     doom::{self, Doom, Reach},
     host::HookCheck,
     misses::Misses,
+    pins::{Found, PinError, Pins},
+    position,
     procs::ProcsMap,
+    run_times::LoadedProgram,
 };
 use crate::{
     lineage::{Lot, ProcessId},
@@ -90,6 +98,12 @@ struct Again {
 }
 
 impl Again {
+    /// The names of all programs of the hook.
+    fn all(&self) -> impl Iterator<Item = &'static str> {
+        let first = HOOKS.iter().filter(|hook| hook.tracepoint == self.tracepoint);
+        first.map(|hook| hook.program).chain(self.programs)
+    }
+
     fn hooks(&self) -> impl Iterator<Item = Hook> {
         let tracepoint = self.tracepoint;
         self.programs.into_iter().map(move |program| Hook { program, tracepoint })
@@ -97,6 +111,12 @@ impl Again {
 }
 /// The hook that tells a reap at once, where fentry attaches.
 const RELEASE: Hook = Hook { program: "tracer_release", tracepoint: "release_task" };
+
+/// The program that lists processes, and the one that puts them into invocations.
+const SNAPSHOT: &str = "tracer_snapshot";
+const TAG: &str = "tracer_tag";
+/// The maps that programs share with those of another daemon before or after.
+const SHARED: [&str; 5] = ["PROCS", "CONTROL", "COUNTS", "RECORDS", "MARKERS"];
 
 /// Why the kernel side could not be set up.
 #[derive(Debug, Error)]
@@ -132,8 +152,8 @@ pub enum LoadError {
     /// The programs' counters cannot be read.
     #[error("read map COUNTS: {0}")]
     Counters(#[source] io::Error),
-    /// The kernel's own count of missed events is not to be had.
-    #[error("read the kernel's count of missed events in /proc/self/fdinfo: {}{}", .0, advice(.0))]
+    /// The kernel's own account of a program is not to be had.
+    #[error("read the kernel's account of a program in /proc/self/fdinfo: {}{}", .0, advice(.0))]
     Missed(#[source] io::Error),
     /// A variable's name that the kernel side cannot look for.
     #[error(
@@ -143,6 +163,15 @@ pub enum LoadError {
         /// Its name.
         name: String,
     },
+    /// What was there before the hooks cannot be entered.
+    #[error("list the processes that are there (iter/task): {}", chain(.0.as_ref()))]
+    Snapshot(#[source] Box<dyn Error + Send + Sync>),
+    /// A process cannot be put into an invocation.
+    #[error("put a process into an invocation (BPF_PROG_TEST_RUN): {}", chain(.0))]
+    Tag(#[source] ProgramError),
+    /// What is to outlive the daemon cannot be pinned, or not be taken over.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// The own PID namespace is not to be seen.
     #[error("read /proc/self/ns/pid: {0}")]
     Namespace(#[source] io::Error),
@@ -157,6 +186,9 @@ pub struct LoadOptions<'a> {
     pub ring_bytes: u32,
     /// Names of the environment variables that are taken at exec; no other is.
     pub markers: &'a [Vec<u8>],
+    /// Follow every process of the host, and tell of those that [`Probes::tag`] puts into an invocation and
+    /// of their descendants; else of what the tracer's own next fork begins.
+    pub whole_host: bool,
     /// Be ready to kill: [`Probes::doom`].
     pub kills: bool,
     /// Log the kernel programs' diagnostics.
@@ -167,6 +199,15 @@ pub struct LoadOptions<'a> {
 pub const DEFAULT_MAX_PROCESSES: u32 = 65_536;
 /// Default of [`LoadOptions::ring_bytes`]: half a second of the machine's full fork rate.
 pub const DEFAULT_RING_BYTES: u32 = 8 << 20;
+
+/// What [`LoadOptions::max_processes`] may be.
+pub const MAX_PROCESSES_RANGE: RangeInclusive<u32> = 16..=1 << 24;
+
+/// Whether [`LoadOptions::ring_bytes`] may be so many.
+#[must_use]
+pub fn is_ring_size(bytes: u64) -> bool {
+    bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes)
+}
 
 /// What the programs counted so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -196,6 +237,19 @@ pub struct Probes {
     misses: Vec<Misses>,
     hooks: Vec<HookCheck>,
     doom: Doom,
+    /// What outlives this process.
+    pins: Option<Pins>,
+}
+
+/// What became of what an earlier daemon had left pinned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inheritance {
+    /// There was nothing.
+    None,
+    /// It went on tracing meanwhile, and is taken over.
+    TakenOver,
+    /// It could not be used, for this reason, and was replaced.
+    Replaced(String),
 }
 
 impl std::fmt::Debug for Probes {
@@ -240,9 +294,129 @@ impl Probes {
     /// # Errors
     /// Privilege, BTF, a field, a map or a required hook is lacking. The optional hook is not.
     pub fn attach(options: LoadOptions<'_>) -> Result<Self, LoadError> {
-        let (mut probes, btf) = Self::load(options)?;
+        let (mut probes, btf) = Self::load(options, None)?;
+        probes.attach_all(&btf, options)?;
+        drop(btf);
+        return_memory();
+        Ok(probes)
+    }
+
+    /// The same, pinned below the folder `at` of a BPF file system so that the kernel goes on tracing
+    /// when this process ends; or, where another has pinned it there that has ended, takes that over.
+    ///
+    /// # Errors
+    /// As [`Probes::attach`]; nothing can be pinned there; another process uses it.
+    pub fn attach_pinned(
+        options: LoadOptions<'_>,
+        at: &Path,
+    ) -> Result<(Self, Inheritance), LoadError> {
+        let (mut pins, found) = Pins::open(at)?;
+        let unfit = match found {
+            Found::Nothing => None,
+            Found::Other(reason) => Some(reason),
+            Found::Ours => match Self::unfit(&pins, options)? {
+                None => {
+                    Self::read_again(&pins, options.ring_bytes)?;
+                    let (mut probes, btf) = Self::load(options, Some(&pins))?;
+                    probes.load_snapshot(&btf)?;
+                    let first = HOOKS.iter().map(|hook| hook.program);
+                    pins.open_programs(first.chain(AGAIN.iter().flat_map(Again::all)))?;
+                    probes.pins = Some(pins);
+                    probes.open_misses()?;
+                    probes.attached = true;
+                    drop(btf);
+                    return_memory();
+                    return Ok((probes, Inheritance::TakenOver));
+                }
+                reason => reason,
+            },
+        };
+        pins.begin_anew()?;
+        let (mut probes, btf) = Self::load(options, Some(&pins))?;
+        probes.pins = Some(pins);
+        probes.attach_all(&btf, options)?;
+        if let Some(pins) = &mut probes.pins {
+            pins.complete()?;
+        }
+        drop(btf);
+        return_memory();
+        Ok((probes, unfit.map_or(Inheritance::None, Inheritance::Replaced)))
+    }
+
+    /// Removes what is pinned below this folder, so that nothing is left of tracer in the kernel. `false`:
+    /// there was nothing.
+    ///
+    /// # Errors
+    /// Another process uses it, or it cannot be removed.
+    pub fn unpin(at: &Path) -> Result<bool, LoadError> {
+        Ok(Pins::remove_all(at)?)
+    }
+
+    /// Why what is pinned cannot be taken over.
+    fn unfit(pins: &Pins, options: LoadOptions<'_>) -> Result<Option<String>, LoadError> {
+        let LoadOptions { max_processes, ring_bytes, markers, .. } = options;
+        let again = AGAIN.iter().flat_map(Again::hooks).filter(|_| may_preempt_hooks());
+        let programs = HOOKS.iter().map(|hook| hook.program).chain(again.map(|hook| hook.program));
+        let programs: Vec<_> = programs.collect();
+        if let Some(missing) = pins.missing(&SHARED, &programs) {
+            return Ok(Some(format!("{missing} is not there")));
+        }
+        for (map, wanted) in [("PROCS", max_processes), ("RECORDS", ring_bytes)] {
+            let entries = pins.max_entries(map)?;
+            if entries != wanted {
+                return Ok(Some(format!(
+                    "{map} has room for {entries}, and {wanted} is asked for"
+                )));
+            }
+        }
+        let control = Self::pinned_control(pins)?;
+        if control.pid_namespace != own_pid_namespace()? {
+            return Ok(Some("it was pinned from another PID namespace".to_owned()));
+        }
+        if control.markers != digest(markers) {
+            return Ok(Some("rules ask for other environment variables".to_owned()));
+        }
+        Ok(None)
+    }
+
+    fn pinned_control(pins: &Pins) -> Result<Control, LoadError> {
+        let control = pins.map("CONTROL")?;
+        let control = Array::<_, ControlValue>::try_from(Map::Array(control))
+            .and_then(|control| control.get(&0, 0));
+        let failed = |source| LoadError::Map { map: "CONTROL", source: Box::new(source) };
+        let ControlValue(control) = control.map_err(failed)?;
+        Ok(control)
+    }
+
+    /// Has the ring buffer tell once more what the daemon before had read and not dealt with.
+    fn read_again(pins: &Pins, ring_bytes: u32) -> Result<(), LoadError> {
+        let processed = Self::pinned_control(pins)?.processed;
+        let ring = pins.map("RECORDS")?;
+        match position::go_back(ring.fd().as_fd(), ring_bytes.into(), processed) {
+            Ok(Some(bytes)) => log::debug!("{bytes} bytes of records are read again"),
+            Ok(None) => {
+                log::warn!("what the daemon before had read last is lost; the rest is in PROCS");
+            }
+            Err(error) => log::warn!("failed to read again what was read last: {error}"),
+        }
+        Ok(())
+    }
+
+    /// Notes up to where records have been dealt with: a place that a batch ends at.
+    ///
+    /// # Errors
+    /// The kernel refuses the update.
+    pub fn processed(&mut self, end: u64) -> Result<(), LoadError> {
+        self.set_control(|before| Control { processed: end, ..before })
+    }
+
+    fn attach_all(&mut self, btf: &Btf, options: LoadOptions<'_>) -> Result<(), LoadError> {
+        let probes = self;
+        if options.whole_host {
+            probes.prepare_snapshot(btf)?;
+        }
         for hook in &HOOKS {
-            probes.attach_tracepoint(hook, &btf)?;
+            probes.attach_tracepoint(hook, btf)?;
             probes.hooks.push(HookCheck {
                 name: format!("tp_btf/{}", hook.tracepoint),
                 outcome: Ok(()),
@@ -251,15 +425,16 @@ impl Probes {
         }
         if may_preempt_hooks() {
             for hook in AGAIN.iter().flat_map(Again::hooks) {
-                probes.attach_tracepoint(&hook, &btf)?;
+                probes.attach_tracepoint(&hook, btf)?;
             }
         }
-        probes.attach_release(&btf);
+        probes.attach_release(btf);
         probes.open_misses()?;
         probes.attached = true;
-        drop(btf);
-        return_memory();
-        Ok(probes)
+        if options.whole_host {
+            probes.take_snapshot()?;
+        }
+        Ok(())
     }
 
     /// Tries every hook and tells which of them attach.
@@ -267,7 +442,7 @@ impl Probes {
     /// # Errors
     /// What comes before any hook: BTF, maps.
     pub fn check(options: LoadOptions<'_>) -> Result<Vec<HookCheck>, LoadError> {
-        let (mut probes, btf) = Self::load(options)?;
+        let (mut probes, btf) = Self::load(options, None)?;
         for hook in &HOOKS {
             let outcome = probes.attach_tracepoint(hook, &btf);
             probes.hooks.push(HookCheck {
@@ -280,8 +455,8 @@ impl Probes {
         Ok(probes.hooks)
     }
 
-    fn load(options: LoadOptions<'_>) -> Result<(Self, Btf), LoadError> {
-        let LoadOptions { max_processes, ring_bytes, markers, kills, log } = options;
+    fn load(options: LoadOptions<'_>, pins: Option<&Pins>) -> Result<(Self, Btf), LoadError> {
+        let LoadOptions { max_processes, ring_bytes, markers, whole_host, kills, log } = options;
         let (filter, names) = wanted_markers(markers)?;
         raise_memlock();
         let kernel = KernelBtf::of_running_kernel()?;
@@ -295,6 +470,8 @@ impl Probes {
             oom_has_pid: u32::from(oom.first() == Some(&false)),
             hooks_repeat: u32::from(may_preempt_hooks()),
             log: u32::from(log),
+            whole_host: u32::from(whole_host),
+            reserved: 0,
         });
         let btf = Btf::parse(kernel.bytes(), Endianness::default()).map_err(LoadError::AyaBtf)?;
         let ready = kills.then(|| doom::with_kernel_function(OBJECT, &kernel));
@@ -303,7 +480,13 @@ impl Probes {
             None => (OBJECT, false),
         };
         drop(kernel);
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        if let Some(pins) = pins {
+            for map in SHARED {
+                loader.map_pin_path(map, pins.path(map));
+            }
+        }
+        let mut ebpf = loader
             .btf(Some(&btf))
             .override_global("OFFSETS", &offsets, true)
             .override_global("SETTINGS", &settings, true)
@@ -319,8 +502,9 @@ impl Probes {
         for (index, name) in (0..).zip(names) {
             wanted.set(index, MarkerValue(name), 0).map_err(failed)?;
         }
-        let control = Array::try_from(take(&mut ebpf, "CONTROL")?)
+        let mut control = Array::try_from(take(&mut ebpf, "CONTROL")?)
             .map_err(|source| LoadError::Map { map: "CONTROL", source: Box::new(source) })?;
+        note_for_successors(&mut control, markers)?;
         let counters = Counters::new(take(&mut ebpf, "COUNTS")?)
             .map_err(|source| LoadError::Map { map: "COUNTS", source: Box::new(source) })?;
         let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?)
@@ -344,6 +528,7 @@ impl Probes {
             misses: Vec::new(),
             hooks: Vec::new(),
             doom,
+            pins: None,
         };
         Ok((probes, btf))
     }
@@ -355,10 +540,20 @@ impl Probes {
             .and_then(|program| program.try_into().ok())
             .ok_or(LoadError::Missing(hook.program))?;
         let attached = program.load(hook.tracepoint, btf).and_then(|()| program.attach());
-        attached.map(drop).map_err(|error| LoadError::Hook {
+        let link = attached.map_err(|error| LoadError::Hook {
             hook: hook.tracepoint,
             reason: reason(hook.tracepoint, error),
-        })
+        })?;
+        if let Some(pins) = &mut self.pins {
+            let error = |source| LoadError::Hook {
+                hook: hook.tracepoint,
+                reason: reason(hook.tracepoint, source),
+            };
+            pins.add_link(hook.program, program.take_link(link).map_err(error)?.into())?;
+            let path = pins.path(hook.program);
+            program.pin(&path).map_err(|source| PinError::Pin { path, source })?;
+        }
+        Ok(())
     }
 
     fn attach_release(&mut self, btf: &Btf) {
@@ -370,7 +565,17 @@ impl Probes {
             Some(program) => program
                 .load(RELEASE.tracepoint, btf)
                 .and_then(|()| program.attach())
-                .map(drop)
+                .and_then(|link| match &mut self.pins {
+                    // Told as a hook that is not there, where it cannot be pinned.
+                    Some(pins) => {
+                        let link = program.take_link(link)?;
+                        if let Err(error) = pins.add_link(RELEASE.program, link.into()) {
+                            log::warn!("failed to {error}");
+                        }
+                        Ok(())
+                    }
+                    None => Ok(()),
+                })
                 .map_err(|error| reason(RELEASE.tracepoint, error)),
             None => Err(LoadError::Missing(RELEASE.program).to_string()),
         };
@@ -420,10 +625,68 @@ impl Probes {
     }
 
     fn set_armed(&mut self, armed: u32) -> Result<(), LoadError> {
+        self.set_control(|before| Control { armed, ..before })
+    }
+
+    fn set_control(&mut self, change: impl FnOnce(Control) -> Control) -> Result<(), LoadError> {
         let failed = |source| LoadError::Map { map: "CONTROL", source: Box::new(source) };
         let ControlValue(before) = self.control.get(&0, 0).map_err(failed)?;
-        let value = ControlValue(Control { armed, ..before });
-        self.control.set(0, value, 0).map_err(failed)
+        self.control.set(0, ControlValue(change(before)), 0).map_err(failed)
+    }
+
+    /// Finds out how deep the tracer's PID namespace lies, which the hooks need to know from the first
+    /// process on.
+    fn prepare_snapshot(&mut self, btf: &Btf) -> Result<(), LoadError> {
+        self.load_snapshot(btf)?;
+        self.list_processes(Snapshot::FindTracer)
+    }
+
+    /// Loads what lists processes and what puts them into invocations.
+    fn load_snapshot(&mut self, btf: &Btf) -> Result<(), LoadError> {
+        let missing = LoadError::Missing;
+        let program = self.ebpf.program_mut(SNAPSHOT).ok_or(missing(SNAPSHOT))?;
+        let program: &mut Iter = program.try_into().map_err(snapshot_error)?;
+        program.load("task", btf).map_err(snapshot_error)?;
+        let program = self.ebpf.program_mut(TAG).ok_or(missing(TAG))?;
+        let program: &mut RawTracePoint = program.try_into().map_err(LoadError::Tag)?;
+        program.load().map_err(LoadError::Tag)
+    }
+
+    /// Enters what was there before the hooks.
+    fn take_snapshot(&mut self) -> Result<(), LoadError> {
+        self.list_processes(Snapshot::Enter)?;
+        self.list_processes(Snapshot::HoldForkers)
+    }
+
+    fn list_processes(&mut self, step: Snapshot) -> Result<(), LoadError> {
+        self.set_control(|before| Control { snapshot: step as u32, ..before })?;
+        let program = self.ebpf.program_mut(SNAPSHOT).ok_or(LoadError::Missing(SNAPSHOT))?;
+        let program: &mut Iter = program.try_into().map_err(snapshot_error)?;
+        let link = program.attach().and_then(|link| program.take_link(link));
+        let mut list = link.map_err(snapshot_error)?.into_file().map_err(snapshot_error)?;
+        // The program writes nothing: the read ends once it has seen every task.
+        io::copy(&mut list, &mut io::sink()).map_err(snapshot_error)?;
+        self.set_control(|before| Control { snapshot: 0, ..before })
+    }
+
+    /// Puts a process into an invocation, as its root or as one of its other processes; all that it
+    /// forks from now on belongs to that too. `false`: there is no such process any more.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the hooks do not follow the whole host.
+    pub fn tag(
+        &mut self,
+        process: ProcessId,
+        invocation: u32,
+        is_root: bool,
+    ) -> Result<bool, LoadError> {
+        let program = self.ebpf.program(TAG).ok_or(LoadError::Missing(TAG))?;
+        let program: &RawTracePoint = program.try_into().map_err(LoadError::Tag)?;
+        let tag = if is_root { invocation | INVOCATION_ROOT } else { invocation };
+        let mut options = RawTracePointRunOptions::new();
+        options.args[..3].copy_from_slice(&[process.pid.into(), process.start, tag.into()]);
+        let run = program.test_run(options).map_err(LoadError::Tag)?;
+        Ok(run.return_value == 1)
     }
 
     /// Decides what becomes of a process and of all that it forks from now on, also before user space
@@ -462,8 +725,8 @@ impl Probes {
     fn open_misses(&mut self) -> Result<(), LoadError> {
         for again in &AGAIN {
             let first = HOOKS.iter().find(|hook| hook.tracepoint == again.tracepoint);
-            let Some(first) = first.and_then(|hook| self.fdinfo(hook)) else { continue };
-            let further = again.hooks().filter_map(|hook| self.fdinfo(&hook));
+            let Some(first) = first.and_then(|hook| self.fdinfo(hook.program)) else { continue };
+            let further = again.programs.into_iter().filter_map(|program| self.fdinfo(program));
             let further = further.collect::<io::Result<Vec<_>>>();
             self.misses.push(Misses {
                 first: first.map_err(LoadError::Missed)?,
@@ -475,10 +738,27 @@ impl Probes {
         Ok(())
     }
 
+    /// The hooks' programs, to ask what they cost.
+    ///
+    /// # Errors
+    /// The kernel's account of one cannot be opened.
+    pub fn programs(&self) -> Result<Vec<LoadedProgram>, LoadError> {
+        let again = AGAIN.iter().flat_map(Again::hooks);
+        let names = HOOKS.iter().map(|hook| hook.program).chain(again.map(|hook| hook.program));
+        let opened = names.chain([RELEASE.program]).filter_map(|name| {
+            Some(self.fdinfo(name)?.map(|fdinfo| LoadedProgram { name, fdinfo }))
+        });
+        opened.collect::<io::Result<_>>().map_err(LoadError::Missed)
+    }
+
     /// What the kernel says of a program that is loaded.
-    fn fdinfo(&self, hook: &Hook) -> Option<io::Result<File>> {
-        let fd = self.ebpf.program(hook.program)?.fd().ok()?;
-        Some(File::open(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())))
+    fn fdinfo(&self, program: &str) -> Option<io::Result<File>> {
+        let own = self.ebpf.program(program)?.fd();
+        let Ok(own) = own else {
+            // One that runs may be pinned, and not of this object.
+            return self.pins.as_ref()?.fdinfo(program);
+        };
+        Some(File::open(format!("/proc/self/fdinfo/{}", own.as_fd().as_raw_fd())))
     }
 
     /// How many events the kernel may have run no program for.
@@ -514,6 +794,38 @@ impl Probes {
     }
 }
 
+/// Notes in a map that may be pinned what the programs were told as constants.
+fn note_for_successors(
+    control: &mut Array<MapData, ControlValue>,
+    markers: &[Vec<u8>],
+) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Map { map: "CONTROL", source: Box::new(source) };
+    let ControlValue(before) = control.get(&0, 0).map_err(failed)?;
+    let pid_namespace = own_pid_namespace()?;
+    let noted = Control { pid_namespace, markers: digest(markers), ..before };
+    control.set(0, ControlValue(noted), 0).map_err(failed)
+}
+
+/// Of the names of variables, in any order.
+fn digest(markers: &[Vec<u8>]) -> u64 {
+    let mut names: Vec<_> = markers.iter().collect();
+    names.sort_unstable();
+    // Fixed, not seeded: the next daemon compares it.
+    let mut first = crc32fast::Hasher::new();
+    let mut second = crc32fast::Hasher::new_with_initial(!0);
+    for name in names {
+        for hasher in [&mut first, &mut second] {
+            hasher.update(name);
+            hasher.update(b"=");
+        }
+    }
+    u64::from(first.finalize()) << 32 | u64::from(second.finalize())
+}
+
+fn snapshot_error(error: impl Error + Send + Sync + 'static) -> LoadError {
+    LoadError::Snapshot(Box::new(error))
+}
+
 /// Whether the hooks of tracepoints may be preempted: see the head of `tracer-ebpf/src/main.rs`. In
 /// 6.18 they may not, in 7.2 they may. The kernel's types do not tell (`tracepoint_srcu` is a
 /// variable); where it is not so, a second program costs a little time and does no harm.
@@ -546,7 +858,7 @@ fn reason(hook: &str, error: ProgramError) -> String {
 }
 
 /// An error and its causes, each said once: some errors tell their cause themselves.
-fn chain(error: &dyn Error) -> String {
+fn chain(error: &(dyn Error + 'static)) -> String {
     let mut said = error.to_string();
     for cause in std::iter::successors(error.source(), |cause| (*cause).source()) {
         let text = cause.to_string();
@@ -577,7 +889,7 @@ fn bytes_of(words: &[u64]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError> {
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
     ebpf.take_map(name).ok_or(LoadError::Missing(name))
 }
 

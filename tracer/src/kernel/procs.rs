@@ -7,7 +7,10 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError},
 };
 use thiserror::Error;
-use tracer_common::{PROC_OOM, PROC_ROOT, PROC_TOMBSTONE, PROC_UNREAPED, Proc, WaitCounts};
+use tracer_common::{
+    INVOCATION_ROOT, PROC_FOUND, PROC_OOM, PROC_ROOT, PROC_TOMBSTONE, PROC_UNREAPED, Proc,
+    WaitCounts,
+};
 
 use crate::lineage::{Nanos, Pids, ProcessId, RecoveredProcess};
 
@@ -40,6 +43,23 @@ impl std::fmt::Debug for ProcsMap {
     }
 }
 
+/// What the map holds, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Entries, those of the dead whose children have entries among them.
+    pub entries: u64,
+    /// Processes that ended and were not reaped.
+    pub unreaped: u64,
+}
+
+impl Tally {
+    fn count(&mut self, entry: &Proc, ended_by: Nanos) {
+        self.entries += 1;
+        let is_unreaped = entry.exit_at != 0 && entry.flags & PROC_TOMBSTONE == 0;
+        self.unreaped += u64::from(is_unreaped && entry.exit_at <= ended_by.0);
+    }
+}
+
 /// `union bpf_attr`, the part for batches.
 #[repr(C)]
 struct BatchAttr {
@@ -63,6 +83,15 @@ impl ProcsMap {
         Ok(Self { map: HashMap::try_from(map)?, fd })
     }
 
+    /// The same map, for another thread.
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn try_clone(&self) -> Result<Self, MapError> {
+        let duplicate = self.fd.try_clone().map_err(MapError::IoError)?;
+        Self::new(Map::HashMap(MapData::from_fd(duplicate)?))
+    }
+
     /// The entry of exactly this process.
     fn get(&self, id: ProcessId) -> Option<Proc> {
         let ProcValue(entry) = self.map.get(&id.pid, 0).ok()?;
@@ -78,10 +107,28 @@ impl ProcsMap {
     }
 
     /// What `parent` waited for on behalf of, or instead of, `child`; `None` where one of them
-    /// has no entry.
+    /// has no entry, or the child was there before the hooks were.
     #[must_use]
     pub fn waits(&self, child: ProcessId, parent: ProcessId) -> Option<WaitCounts> {
-        Some(self.get(child)?.waits_of(&self.get(parent)?))
+        waits(&self.get(child)?, &self.get(parent)?)
+    }
+
+    /// The entry of exactly this process, the invocation that it belongs to (0: none), and how many of
+    /// those that it forked have entries.
+    #[must_use]
+    pub fn entry(&self, id: ProcessId) -> Option<(RecoveredProcess, u32, u32)> {
+        let entry = self.get(id)?;
+        let parent = self.get(ProcessId { pid: entry.parent, start: entry.parent_start });
+        let invocation = entry.invocation & !INVOCATION_ROOT;
+        Some((recovered(id.pid, &entry, parent.as_ref()), invocation, entry.children))
+    }
+
+    /// The entry of whoever has, or last had, this pid in the initial PID namespace.
+    #[must_use]
+    pub fn owner(&self, pid: u32) -> Option<RecoveredProcess> {
+        let ProcValue(entry) = self.map.get(&pid, 0).ok()?;
+        let parent = self.get(ProcessId { pid: entry.parent, start: entry.parent_start });
+        Some(recovered(pid, &entry, parent.as_ref()))
     }
 
     /// Every entry, each read whole; those that change while the walk goes on may be missing or
@@ -90,6 +137,14 @@ impl ProcsMap {
     /// # Errors
     /// The kernel lacks the command or refuses it.
     pub fn walk(&self) -> Result<Vec<RecoveredProcess>, WalkError> {
+        Ok(self.walk_all()?.into_iter().map(|(process, _)| process).collect())
+    }
+
+    /// The same, each with the invocation that it belongs to; 0: none.
+    ///
+    /// # Errors
+    /// See [`ProcsMap::walk`].
+    pub fn walk_all(&self) -> Result<Vec<(RecoveredProcess, u32)>, WalkError> {
         let entries = self.read_all()?;
         let by_pid: std::collections::HashMap<u32, &Proc> =
             entries.iter().map(|(pid, entry)| (*pid, entry)).collect();
@@ -98,13 +153,30 @@ impl ProcsMap {
             .map(|(pid, entry)| {
                 let parent =
                     by_pid.get(&entry.parent).filter(|parent| parent.start == entry.parent_start);
-                recovered(*pid, entry, parent.copied())
+                let invocation = entry.invocation & !INVOCATION_ROOT;
+                (recovered(*pid, entry, parent.copied()), invocation)
             })
             .collect())
     }
 
+    /// How many entries there are, and how many of them are of processes that had ended by then and have
+    /// not been reaped. Keeps none of them.
+    ///
+    /// # Errors
+    /// See [`ProcsMap::walk`].
+    pub fn tally(&self, ended_by: Nanos) -> Result<Tally, WalkError> {
+        let mut tally = Tally::default();
+        self.each(|_, entry| tally.count(entry, ended_by))?;
+        Ok(tally)
+    }
+
     fn read_all(&self) -> Result<Vec<(u32, Proc)>, WalkError> {
         let mut all = Vec::new();
+        self.each(|pid, entry| all.push((pid, *entry)))?;
+        Ok(all)
+    }
+
+    fn each(&self, mut visit: impl FnMut(u32, &Proc)) -> Result<(), WalkError> {
         let mut keys = vec![0_u32; BATCH];
         let mut values = vec![Proc::default(); BATCH];
         // The kernel's cursor: the bucket to go on with.
@@ -141,13 +213,20 @@ impl ProcsMap {
                 }
             }
             let count = attr.count as usize;
-            all.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
+            for (pid, entry) in keys.iter().zip(&values).take(count) {
+                visit(*pid, entry);
+            }
             if error.is_some() {
-                return Ok(all);
+                return Ok(());
             }
             first = false;
         }
     }
+}
+
+/// What a parent waited for, as far as that is known from the child's fork on.
+fn waits(child: &Proc, parent: &Proc) -> Option<WaitCounts> {
+    (child.flags & PROC_FOUND == 0).then(|| child.waits_of(parent))
 }
 
 fn recovered(pid: u32, entry: &Proc, parent: Option<&Proc>) -> RecoveredProcess {
@@ -164,7 +243,7 @@ fn recovered(pid: u32, entry: &Proc, parent: Option<&Proc>) -> RecoveredProcess 
             level: entry.namespace_level,
         },
         cgroup: (entry.cgroup != 0).then_some(entry.cgroup),
-        root: has(PROC_ROOT),
+        root: has(PROC_ROOT) || entry.invocation & INVOCATION_ROOT != 0,
         exec_at: (entry.exec_at != 0).then_some(Nanos(entry.exec_at)),
         exit: (entry.exit_at != 0).then_some((Nanos(entry.exit_at), entry.status)),
         reaped: has(PROC_TOMBSTONE),
@@ -178,6 +257,23 @@ fn recovered(pid: u32, entry: &Proc, parent: Option<&Proc>) -> RecoveredProcess 
                 entry.sender_name[..name_len].to_vec(),
             )
         }),
-        waits: parent.map(|parent| entry.waits_of(parent)),
+        waits: parent.and_then(|parent| waits(entry, parent)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_are_unreaped_until_freed_and_not_at_once() {
+        let mut tally = Tally::default();
+        let (alive, dead) = (Proc::default(), Proc { exit_at: 70, ..Proc::default() });
+        let just_died = Proc { exit_at: 71, ..dead };
+        let freed = Proc { flags: PROC_TOMBSTONE, ..dead };
+        for entry in [alive, dead, just_died, freed] {
+            tally.count(&entry, Nanos(70));
+        }
+        assert_eq!(tally, Tally { entries: 4, unreaped: 1 });
     }
 }

@@ -4,7 +4,7 @@ use thiserror::Error;
 use tracer_common::{
     EXEC_ARGS_TRUNCATED, EXEC_MARKERS_TRUNCATED, EXIT_CHILDREN_UNCOUNTED, ExecRecord, ExitRecord,
     FORK_ROOT, ForkRecord, Header, RECORD_VERSION, RecordKind, ReleaseRecord, SignalRecord,
-    UNREAPED_NOT_YET, UnreapedRecord,
+    UNREAPED_NOT_YET, UNREAPED_WAITS_UNKNOWN, UnreapedRecord,
 };
 
 use crate::lineage::{Event, Nanos, Pids, ProcessId};
@@ -110,9 +110,18 @@ pub fn decode(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
         RecordKind::Unreaped => {
             let UnreapedRecord { header, parent_start, parent, waits } = read(bytes)?;
             let not_yet = header.flags & UNREAPED_NOT_YET != 0;
+            let waits = (header.flags & UNREAPED_WAITS_UNKNOWN == 0).then_some(waits);
             Event::Unreaped { at, process, parent: id(parent, parent_start), waits, not_yet }
         }
     })
+}
+
+/// The invocation that a fork's child belongs to.
+#[must_use]
+pub fn invocation(bytes: &[u8]) -> Option<u32> {
+    let header: Header = read(bytes).ok()?;
+    let is_fork = RecordKind::from_wire(header.kind) == Some(RecordKind::Fork);
+    is_fork.then(|| read::<ForkRecord>(bytes).ok().map(|fork| fork.invocation))?
 }
 
 /// The cgroup (v2) that a fork's child or an exec's process is in, and whether it was born there.

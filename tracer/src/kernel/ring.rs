@@ -10,7 +10,7 @@
 //! fills, and the kernel counts what does not fit. That can be recovered from; a tracer that runs
 //! out of memory can not.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{io, os::fd::AsFd as _, sync::Arc, thread, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -23,6 +23,7 @@ use tokio::{
     },
 };
 
+use super::position::Position;
 use crate::priority;
 
 /// How long records gather between two reads.
@@ -43,8 +44,9 @@ pub struct ReaderError(#[source] io::Error);
 /// What the reader sends.
 #[derive(Debug)]
 pub enum Batch {
-    /// Records, each behind its length; see [`Records`].
-    Records(Bytes),
+    /// Records, each behind its length, see [`Records`]; and where in the ring they end, bytes since it was
+    /// made.
+    Records(Bytes, u64),
     /// Everything that was in the ring when [`Reader::flush`] was called has been sent.
     Flushed,
 }
@@ -64,6 +66,7 @@ impl Reader {
     pub fn start(ring: RingBuf<MapData>, capacity: u32) -> Result<Self, ReaderError> {
         let (requests, wanted) = unbounded_channel();
         let (queue, batches) = queue(QUEUE);
+        let position = Position::of_reader(ring.as_fd()).map_err(ReaderError)?;
         let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
         // Made on its own thread, because it panics when it is dropped within another one, as when
         // the thread cannot be started.
@@ -78,7 +81,7 @@ impl Reader {
                 && let Some(runtime) = runtime
             {
                 priority::raise(priority::READER);
-                runtime.block_on(read(ring, capacity, wanted, queue));
+                runtime.block_on(read(ring, position, capacity, wanted, queue));
             }
         };
         thread::Builder::new().name("tracer-ring".to_owned()).spawn(work).map_err(ReaderError)?;
@@ -116,7 +119,7 @@ struct Queue {
 
 impl Queue {
     /// Sends records, as soon as there is room for them; `false` when nobody takes any more.
-    async fn send(&self, records: Bytes) -> bool {
+    async fn send(&self, records: Bytes, end: u64) -> bool {
         let len = u32::try_from(records.len()).unwrap_or(u32::MAX);
         tokio::select! {
             room = self.room.acquire_many(len) => match room {
@@ -125,7 +128,7 @@ impl Queue {
             },
             () = self.send.closed() => return false,
         }
-        self.send.send(Batch::Records(records)).is_ok()
+        self.send.send(Batch::Records(records, end)).is_ok()
     }
 
     /// Says that everything asked for has been sent.
@@ -145,7 +148,7 @@ impl Taker {
     /// The next one. Cancel safe.
     async fn take(&mut self) -> Option<Batch> {
         let batch = self.batches.recv().await?;
-        if let Batch::Records(records) = &batch {
+        if let Batch::Records(records, _) = &batch {
             self.room.add_permits(records.len());
         }
         Some(batch)
@@ -154,6 +157,7 @@ impl Taker {
 
 async fn read(
     ring: RingBuf<MapData>,
+    position: Position,
     capacity: usize,
     mut wanted: UnboundedReceiver<()>,
     queue: Queue,
@@ -189,7 +193,9 @@ async fn read(
                 },
             }
         };
-        let Some(drained) = drain(ring.get_mut(), capacity, &queue).await else { return };
+        let Some(drained) = drain(ring.get_mut(), || position.get(), capacity, &queue).await else {
+            return;
+        };
         behind = drained == Drained::Enough;
         if asked {
             if !queue.flushed() {
@@ -203,7 +209,10 @@ async fn read(
                     None => return,
                 },
             };
-            let Some(drained) = drain(ring.get_mut(), capacity, &queue).await else { return };
+            let Some(drained) = drain(ring.get_mut(), || position.get(), capacity, &queue).await
+            else {
+                return;
+            };
             behind = drained == Drained::Enough;
             if asked && !queue.flushed() {
                 return;
@@ -235,7 +244,12 @@ enum Drained {
 
 /// Sends what is in a ring of `capacity` bytes, and what comes meanwhile, but not for ever: while
 /// all CPUs fork there is always more. `None` when nobody takes it.
-async fn drain(ring: &mut impl Source, capacity: usize, queue: &Queue) -> Option<Drained> {
+async fn drain(
+    ring: &mut impl Source,
+    position: impl Fn() -> u64,
+    capacity: usize,
+    queue: &Queue,
+) -> Option<Drained> {
     let mut batch = BytesMut::new();
     let mut read = 0;
     let drained = loop {
@@ -254,11 +268,11 @@ async fn drain(ring: &mut impl Source, capacity: usize, queue: &Queue) -> Option
         if !more {
             break Drained::Empty;
         }
-        if batch.len() >= BATCH && !queue.send(batch.split().freeze()).await {
+        if batch.len() >= BATCH && !queue.send(batch.split().freeze(), position()).await {
             return None;
         }
     };
-    (batch.is_empty() || queue.send(batch.freeze()).await).then_some(drained)
+    (batch.is_empty() || queue.send(batch.freeze(), position()).await).then_some(drained)
 }
 
 /// The records of a batch, in order.
@@ -325,12 +339,14 @@ mod tests {
     fn a_full_queue_makes_the_reader_wait_until_something_is_taken() {
         block_on(async {
             let (queue, mut taker) = queue(100);
-            assert!(queue.send(bytes(60)).await);
-            assert!(queue.send(bytes(40)).await);
-            assert!(waits(queue.send(bytes(50))).await);
-            assert!(matches!(taker.take().await, Some(Batch::Records(batch)) if batch.len() == 60));
-            assert!(queue.send(bytes(50)).await);
-            assert!(waits(queue.send(bytes(50))).await, "what waited in vain took no room");
+            assert!(queue.send(bytes(60), 0).await);
+            assert!(queue.send(bytes(40), 0).await);
+            assert!(waits(queue.send(bytes(50), 0)).await);
+            assert!(
+                matches!(taker.take().await, Some(Batch::Records(batch, 0)) if batch.len() == 60)
+            );
+            assert!(queue.send(bytes(50), 0).await);
+            assert!(waits(queue.send(bytes(50), 0)).await, "what waited in vain took no room");
         });
     }
 
@@ -338,9 +354,9 @@ mod tests {
     fn an_answer_to_a_flush_needs_no_room() {
         block_on(async {
             let (queue, mut taker) = queue(100);
-            assert!(queue.send(bytes(100)).await);
+            assert!(queue.send(bytes(100), 0).await);
             assert!(queue.flushed());
-            assert!(matches!(taker.take().await, Some(Batch::Records(_))));
+            assert!(matches!(taker.take().await, Some(Batch::Records(..))));
             assert!(matches!(taker.take().await, Some(Batch::Flushed)));
         });
     }
@@ -349,8 +365,8 @@ mod tests {
     fn nobody_waits_for_a_taker_that_is_gone() {
         block_on(async {
             let (queue, taker) = queue(100);
-            assert!(queue.send(bytes(100)).await);
-            let waiting = queue.send(bytes(1));
+            assert!(queue.send(bytes(100), 0).await);
+            let waiting = queue.send(bytes(1), 0);
             drop(taker);
             assert!(!waiting.await);
             assert!(!queue.flushed());
@@ -362,12 +378,12 @@ mod tests {
         block_on(async {
             let (queue, mut taker) = queue(1 << 20);
             let mut ring = Some64 { left: usize::MAX };
-            assert_eq!(drain(&mut ring, 720, &queue).await, Some(Drained::Enough));
-            let Some(Batch::Records(batch)) = taker.take().await else { panic!("no records") };
+            assert_eq!(drain(&mut ring, || 0, 720, &queue).await, Some(Drained::Enough));
+            let Some(Batch::Records(batch, _)) = taker.take().await else { panic!("no records") };
             // 64 bytes and a header of 8 each: ten fill it.
             assert_eq!(Records::of(&batch).count(), 10);
             let mut ring = Some64 { left: 9 };
-            assert_eq!(drain(&mut ring, 720, &queue).await, Some(Drained::Empty));
+            assert_eq!(drain(&mut ring, || 0, 720, &queue).await, Some(Drained::Empty));
         });
     }
 
@@ -379,11 +395,11 @@ mod tests {
             let room = Arc::clone(&queue.room);
             let reader = tokio::spawn(async move {
                 let mut ring = Some64 { left: RECORDS };
-                drain(&mut ring, usize::MAX, &queue).await
+                drain(&mut ring, || 0, usize::MAX, &queue).await
             });
             let mut taken = 0;
             while let Some(batch) = taker.take().await {
-                let Batch::Records(batch) = batch else { panic!("nobody flushed") };
+                let Batch::Records(batch, _) = batch else { panic!("nobody flushed") };
                 taken += Records::of(&batch).count();
                 assert!(room.available_permits() <= 2 * BATCH);
             }

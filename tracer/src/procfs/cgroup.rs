@@ -29,6 +29,8 @@ pub struct CgroupPaths {
     pub unified: Option<Vec<u8>>,
     /// In that, unless the v1 hierarchies of a hybrid host tell more.
     pub telling: Option<Vec<u8>>,
+    /// In the v1 hierarchy that limits pids; `None`: there is none, so cgroup v2 may.
+    pub pids: Option<Vec<u8>>,
 }
 
 impl CgroupPaths {
@@ -36,9 +38,11 @@ impl CgroupPaths {
     #[must_use]
     pub fn of(cgroups: &[Cgroup<'_>]) -> Self {
         let unified = cgroups.iter().find(|cgroup| cgroup.hierarchy == 0);
+        let pids = cgroups.iter().find(|cgroup| cgroup.has(b"pids"));
         Self {
             unified: unified.map(|cgroup| cgroup.path.to_vec()),
             telling: telling_path(cgroups).map(<[u8]>::to_vec),
+            pids: pids.map(|cgroup| cgroup.path.to_vec()),
         }
     }
 }

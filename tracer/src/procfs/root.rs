@@ -1,11 +1,15 @@
 //! A mounted procfs: its processes, and the time it counts in.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{CWD, Mode, OFlags, fstatfs, openat, readlinkat};
+use rustix::fs::{CWD, Mode, OFlags, fstatfs, openat, readlinkat, readlinkat_raw};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
@@ -70,6 +74,20 @@ impl Procfs {
         self.clock
     }
 
+    /// A short file about the host, such as `loadavg`: its first 4 KiB at most.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no UTF-8.
+    pub fn text(&self, name: &str) -> Result<String> {
+        let error = |source| Error::Io { action: "read", path: self.path.join(name), source };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(&self.root, name, flags, Mode::empty()).map_err(error)?;
+        let mut text = String::new();
+        let read = File::from(file).take(4096).read_to_string(&mut text);
+        read.map_err(|failed| error(Errno::from_io_error(&failed).unwrap_or(Errno::IO)))?;
+        Ok(text)
+    }
+
     /// Opens the directory of the process that has `pid` now, in the mount's PID namespace.
     ///
     /// # Errors
@@ -113,10 +131,16 @@ impl Procfs {
     /// `stat` of the reading process and of its ancestors, the nearest first, as far as they can be seen.
     #[must_use]
     pub fn own_line(&self) -> Vec<Stat> {
+        self.line(std::process::id())
+    }
+
+    /// The same of the process that has `pid` now.
+    #[must_use]
+    pub fn line(&self, pid: u32) -> Vec<Stat> {
         /// More ancestors than any real process has; guards against a changing tree.
         const MOST: usize = 256;
         let next = |pid: u32| self.process(pid).and_then(|dir| dir.stat()).ok();
-        let line = std::iter::successors(next(std::process::id()), |stat| {
+        let line = std::iter::successors(next(pid), |stat| {
             (stat.ppid != 0).then(|| next(stat.ppid)).flatten()
         });
         line.take(MOST).collect()
@@ -150,6 +174,38 @@ impl Procfs {
         self.start_ticks.of(start)
     }
 
+    /// Shows `visit` the inode numbers of the sockets that whoever has `pid` now has open, until it has
+    /// seen enough, looking at no more than `limit` descriptors. For many processes in a row: whose the pid
+    /// is has to be found out where it matters ([`Procfs::identify`]).
+    ///
+    /// # Errors
+    /// [`Error::is_gone`], [`Error::is_denied`].
+    pub fn sockets(
+        &self,
+        pid: u32,
+        limit: usize,
+        mut visit: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<()> {
+        /// Longer than `socket:[18446744073709551615]`.
+        const LINK: usize = 40;
+        let mut looked = 0;
+        task::each_number(&self.root, &self.path, &format!("{pid}/fd"), |list, fd| {
+            looked += 1;
+            if looked > limit {
+                return ControlFlow::Break(());
+            }
+            let mut link = [const { MaybeUninit::uninit() }; LINK];
+            match readlinkat_raw(list, fd.to_string(), &mut link) {
+                Ok((link, _)) => match task::bracketed(link) {
+                    Some((b"socket", inode)) => visit(inode),
+                    _ => ControlFlow::Continue(()),
+                },
+                // Closed meanwhile.
+                Err(_) => ControlFlow::Continue(()),
+            }
+        })
+    }
+
     /// Every process that the mount shows, thread group leaders only, in rising order of pid.
     /// Some may be gone when they are looked at, and later ones are missing.
     ///
@@ -159,7 +215,7 @@ impl Procfs {
         let mut pids = Vec::new();
         task::each_number(&self.root, &self.path, ".", |_, pid| {
             pids.push(pid);
-            std::ops::ControlFlow::Continue(())
+            ControlFlow::Continue(())
         })?;
         Ok(pids)
     }

@@ -8,6 +8,8 @@ use super::fields::{Fields, lines};
 pub struct Status {
     /// Effective user id, in the reader's user namespace.
     pub effective_uid: Option<u32>,
+    /// The user whose it is in every way, if it is one's: real, effective, saved and for files.
+    pub only_uid: Option<u32>,
     /// Its pids, from the PID namespace of the mount down to its own, innermost one.
     pub namespace_pids: Vec<u32>,
     /// Resident memory, bytes.
@@ -35,8 +37,13 @@ pub fn parse_status(bytes: &[u8]) -> Result<Status, Malformed> {
         let mut fields = Fields::new(number, value);
         match name {
             b"Uid" => {
-                fields.skip(1);
-                status.effective_uid = Some(fields.number("Uid", 10)?);
+                let real: u32 = fields.number("Uid", 10)?;
+                let effective = fields.number("Uid", 10)?;
+                let (saved, files): (u32, u32) =
+                    (fields.number("Uid", 10)?, fields.number("Uid", 10)?);
+                status.effective_uid = Some(effective);
+                let is_one = [effective, saved, files] == [real; 3];
+                status.only_uid = is_one.then_some(real);
             }
             b"NSpid" => {
                 while let Some(field) = fields.next() {

@@ -117,6 +117,15 @@ impl TaskDir {
         self.read_prefix("cmdline", limit)
     }
 
+    /// `environ`: NUL-separated variables as they were when it executed its program, at most `limit`
+    /// bytes. **May wait**, as [`TaskDir::arguments`].
+    ///
+    /// # Errors
+    /// [`Error::is_gone`] once the task is reaped, [`Error::is_denied`].
+    pub fn environment(&self, limit: usize) -> Result<Vec<u8>> {
+        self.read_prefix("environ", limit)
+    }
+
     /// The kernel function in which it sleeps; `None` where the kernel does not say.
     ///
     /// # Errors
@@ -246,15 +255,7 @@ impl TaskDir {
     /// # Errors
     /// [`Error::is_gone`], [`Error::is_denied`].
     pub fn mount(&self, id: u32) -> Result<Option<Mount>> {
-        let mut found = None;
-        self.each_mount(|mount| {
-            if mount.id != id {
-                return ControlFlow::Continue(());
-            }
-            found = Some(mount);
-            ControlFlow::Break(())
-        })?;
-        Ok(found)
+        self.find_mount(|mount| mount.id == id)
     }
 
     /// The mount that `path` lies on, by name alone: the deepest mount point above it, of equals
@@ -280,9 +281,17 @@ impl TaskDir {
     /// # Errors
     /// [`Error::is_gone`] once the task is reaped.
     pub fn mount_of_type(&self, fs_type: &[u8]) -> Result<Option<Mount>> {
+        self.find_mount(|mount| mount.fs_type == fs_type)
+    }
+
+    /// The first mount that is wanted.
+    ///
+    /// # Errors
+    /// [`Error::is_gone`], [`Error::is_denied`].
+    pub fn find_mount(&self, is_wanted: impl Fn(&Mount) -> bool) -> Result<Option<Mount>> {
         let mut found = None;
         self.each_mount(|mount| {
-            if mount.fs_type == fs_type {
+            if is_wanted(&mount) {
                 found = Some(mount);
                 return ControlFlow::Break(());
             }

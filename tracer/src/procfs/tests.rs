@@ -65,6 +65,7 @@ fn status_gives_what_is_there() {
         status,
         Status {
             effective_uid: Some(1001),
+            only_uid: None,
             namespace_pids: vec![12, 1],
             rss_bytes: Some(1616 * 1024),
             caught: Some(0x4002),
@@ -72,6 +73,8 @@ fn status_gives_what_is_there() {
             switches: Some(42),
         }
     );
+    let of_one = parse_status(b"Uid:\t7\t7\t7\t7\n").unwrap();
+    assert_eq!((of_one.effective_uid, of_one.only_uid), (Some(7), Some(7)));
     assert_eq!(parse_status(b"Name:\tx\nState:\tZ (zombie)\n").unwrap(), Status::default());
     let wrong = parse_status(b"Name:\tx\nSigCgt:\tnone\n").unwrap_err();
     assert_eq!((wrong.line, wrong.item, wrong.expected), (2, "SigCgt", "u64"));
