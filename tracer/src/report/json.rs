@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::action::{ActionEntry, CleanupEntry};
 use super::calendar;
+use crate::container::Container;
 use crate::escape::{json_text, lossless};
 use crate::lineage::model::{
     Adopter, Agent, Ancestor, Attribution, Blocked, Cause, Confidence, DirectChild, Exit,
@@ -32,7 +33,7 @@ pub fn render_line(outcome: &Outcome) -> String {
 }
 
 #[derive(Serialize)]
-struct AgentEntry<'a> {
+pub(crate) struct AgentEntry<'a> {
     name: Option<&'a str>,
     version: Option<String>,
     session_id: Option<String>,
@@ -42,7 +43,7 @@ struct AgentEntry<'a> {
 }
 
 #[derive(Serialize)]
-struct AttributionEntry<'a> {
+pub(crate) struct AttributionEntry<'a> {
     id: Option<&'a str>,
     name: Option<&'a str>,
     summary: Option<String>,
@@ -93,14 +94,14 @@ struct Report<'a> {
 }
 
 #[derive(Serialize)]
-struct InvocationEntry<'a> {
+pub(crate) struct InvocationEntry<'a> {
     id: String,
     parent_invocation: Option<String>,
     agent: Option<&'a str>,
     agent_version: Option<String>,
     session_id: Option<String>,
     command: Vec<String>,
-    root: ProcessEntry,
+    root: ProcessEntry<'a>,
     started_at: Option<String>,
     ended_at: Option<String>,
     exit: Option<ExitEntry>,
@@ -119,7 +120,7 @@ struct CgroupEntry<'a> {
 }
 
 #[derive(Serialize)]
-struct ProcessEntry {
+pub(crate) struct ProcessEntry<'a> {
     pid: u32,
     /// Only where `pid` is not the initial PID namespace's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,11 +139,12 @@ struct ProcessEntry {
     state: Option<char>,
     namespace_pid: Option<u32>,
     cgroup: Option<String>,
+    container: Option<Container<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-pub(super) enum ExitEntry {
+pub(crate) enum ExitEntry {
     /// `null` where it ended, but the record of how was lost.
     Code {
         code: Option<u8>,
@@ -155,18 +157,18 @@ pub(super) enum ExitEntry {
 }
 
 #[derive(Serialize)]
-pub(super) struct PidName {
+pub(crate) struct PidName {
     pid: u32,
     name: String,
 }
 
 #[derive(Serialize)]
-struct FindingEntry<'a> {
+pub(crate) struct FindingEntry<'a> {
     id: u32,
     kind: FindingKind,
     state: &'static str,
     counted: bool,
-    process: ProcessEntry,
+    process: ProcessEntry<'a>,
     exit: Option<ExitEntry>,
     lineage: Vec<AncestorEntry>,
     lineage_elided: u32,
@@ -184,7 +186,7 @@ struct FindingEntry<'a> {
 }
 
 #[derive(Serialize)]
-struct AncestorEntry {
+pub(crate) struct AncestorEntry {
     pid: u32,
     name: String,
     args: Vec<String>,
@@ -244,20 +246,20 @@ struct SleeperEntry {
 #[derive(Serialize)]
 struct KeptEntry<'a> {
     kind: FindingKind,
-    process: ProcessEntry,
+    process: ProcessEntry<'a>,
     rule: &'a str,
 }
 
 #[derive(Serialize)]
 struct OnRequestEntry<'a> {
-    process: ProcessEntry,
+    process: ProcessEntry<'a>,
     tool_call: Option<AttributionEntry<'a>>,
     action: ActionEntry<'a>,
 }
 
 /// Turns the model into entries; knows what a calendar time is.
-pub(super) struct Writer {
-    pub(super) epoch_offset: i64,
+pub(crate) struct Writer {
+    pub(crate) epoch_offset: i64,
 }
 
 impl Writer {
@@ -266,7 +268,7 @@ impl Writer {
     }
 
     /// RFC 3339, UTC, to the microsecond; the offset between the clocks is no more exact.
-    pub(super) fn time(&self, at: Nanos) -> Option<String> {
+    pub(crate) fn time(&self, at: Nanos) -> Option<String> {
         calendar(at, self.epoch_offset).map(|time| format!("{time:.6}"))
     }
 
@@ -327,7 +329,7 @@ impl Writer {
         }
     }
 
-    fn attribution<'a>(&self, attribution: &'a Attribution) -> AttributionEntry<'a> {
+    pub(crate) fn attribution<'a>(&self, attribution: &'a Attribution) -> AttributionEntry<'a> {
         let Attribution { id, name, summary, confidence, source, candidates, child } = attribution;
         AttributionEntry {
             id: id.as_deref(),
@@ -345,7 +347,7 @@ impl Writer {
         }
     }
 
-    fn invocation<'a>(&self, invocation: &'a Invocation) -> InvocationEntry<'a> {
+    pub(crate) fn invocation<'a>(&self, invocation: &'a Invocation) -> InvocationEntry<'a> {
         let Invocation { id, parent, agent, command, root, started_at, exit, cgroup } = invocation;
         let agent = agent.as_ref();
         InvocationEntry {
@@ -363,7 +365,7 @@ impl Writer {
         }
     }
 
-    fn process(&self, process: &Process) -> ProcessEntry {
+    pub(crate) fn process<'a>(&self, process: &'a Process) -> ProcessEntry<'a> {
         let Process {
             id,
             pids,
@@ -394,10 +396,11 @@ impl Writer {
             state: *state,
             namespace_pid: known(pids.namespace),
             cgroup: path(cgroup),
+            container: cgroup.as_deref().and_then(Container::of_cgroup),
         }
     }
 
-    fn finding<'a>(&self, finding: &'a Finding) -> FindingEntry<'a> {
+    pub(crate) fn finding<'a>(&self, finding: &'a Finding) -> FindingEntry<'a> {
         let Finding {
             id,
             kind,
@@ -604,7 +607,9 @@ mod tests {
         let json = parsed(&outcome);
         assert_eq!(json["invocation"]["exit"], Value::Null);
         assert_eq!(json["invocation"]["ended_at"], Value::Null);
-        for key in ["ppid", "start_time", "exe", "cwd", "state", "namespace_pid", "cgroup"] {
+        for key in
+            ["ppid", "start_time", "exe", "cwd", "state", "namespace_pid", "cgroup", "container"]
+        {
             assert_eq!(json["invocation"]["root"].get(key), Some(&Value::Null), "{key}");
         }
         outcome.invocation.exit = Some(Exit { status: None, ..sample::exited(0) });

@@ -23,13 +23,15 @@ pub mod markdown;
 mod properties;
 mod prose;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
+pub(crate) mod table;
 pub mod text;
 mod tree;
 mod words;
 
 pub use file::{ReportError, ReportFile};
 pub use lives::{LifeLog, LogError};
+pub(crate) use words::{count, duration};
 
 /// A kind of report file, told by the ending of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,16 +24,21 @@ fn words(args: &[&str]) -> Vec<Vec<u8>> {
     args.iter().map(|arg| arg.as_bytes().to_vec()).collect()
 }
 
-pub(super) fn exited(code: u8) -> Exit {
+pub(crate) fn exited(code: u8) -> Exit {
     Exit { status: Some(ExitStatus::Code(code)), sender: None, oom: false, at: Nanos(END) }
 }
 
-pub(super) fn killed(signal: u8, sender: Option<(&str, u32)>) -> Exit {
+pub(crate) fn killed(signal: u8, sender: Option<(&str, u32)>) -> Exit {
     let sender = sender.map(|(name, pid)| Sender { pid, name: name.into() });
     Exit { status: Some(ExitStatus::Signal(signal)), sender, oom: false, at: Nanos(END) }
 }
 
-pub(super) fn process(pid: u32, args: &[&str]) -> Process {
+/// A cgroup that the kubelet and containerd have systemd make.
+const IN_A_POD: &str = "/kubepods.slice/kubepods-burstable.slice\
+/kubepods-burstable-pod7d7d1f3b_0a6f_4c3f_9a6b_2f1e0d9c8b7a.slice\
+/cri-containerd-4fa6e0f0c6786287e131c3852c58a2e01cc697a68231826813597e4994f1d6e2.scope";
+
+pub(crate) fn process(pid: u32, args: &[&str]) -> Process {
     let name = args.first().map_or("", |arg| arg.rsplit('/').next().unwrap_or_default());
     Process {
         id: ProcessId { pid, start: START + u64::from(pid) * 1000 },
@@ -51,7 +56,7 @@ pub(super) fn process(pid: u32, args: &[&str]) -> Process {
     }
 }
 
-pub(super) fn ancestor(pid: u32, args: &[&str], exit: Option<Exit>) -> Ancestor {
+pub(crate) fn ancestor(pid: u32, args: &[&str], exit: Option<Exit>) -> Ancestor {
     let Process { name, args, .. } = process(pid, args);
     Ancestor { pid, name, args, exit }
 }
@@ -89,7 +94,7 @@ fn finding(id: u32, kind: FindingKind, process: Process, code: CauseCode) -> Fin
 }
 
 /// Nothing was left.
-pub(super) fn clean() -> Outcome {
+pub(crate) fn clean() -> Outcome {
     Outcome {
         verdict: Verdict::Clean,
         invocation: Invocation {
@@ -116,7 +121,7 @@ pub(super) fn clean() -> Outcome {
 }
 
 /// The same in a cgroup of its own.
-pub(super) fn in_cgroup() -> Outcome {
+pub(crate) fn in_cgroup() -> Outcome {
     let mut outcome = clean();
     outcome.invocation.cgroup = Some(OwnCgroup {
         path: b"/ci/tracer-1-2-3".to_vec(),
@@ -223,18 +228,18 @@ fn daemon() -> Finding {
 }
 
 /// A server on a port, a `sh -c` grandchild (an orphan first), a zombie, a daemon.
-pub(super) fn four_leaks() -> Outcome {
+pub(crate) fn four_leaks() -> Outcome {
     let orphan = Finding { id: 2, kind: FindingKind::Orphan, counted: false, ..grandchild() };
     leaked(vec![server(), orphan, grandchild(), zombie(4, 4210), daemon()])
 }
 
 /// Children of one parent that it never waits for.
-pub(super) fn zombies(number: u32) -> Outcome {
+pub(crate) fn zombies(number: u32) -> Outcome {
     leaked((1..=number).map(|id| zombie(id, 5000 + id)).collect())
 }
 
 /// Alike servers, each of a shell of its own.
-pub(super) fn servers(number: u32) -> Outcome {
+pub(crate) fn servers(number: u32) -> Outcome {
     let server = |id| {
         let shell = ancestor(6000 + id, &["sh", "-c", "node server.js"], Some(exited(143)));
         Finding {
@@ -256,7 +261,7 @@ pub(super) fn servers(number: u32) -> Outcome {
 }
 
 /// Zombies that their parent reaped late.
-pub(super) fn resolved(number: u32) -> Outcome {
+pub(crate) fn resolved(number: u32) -> Outcome {
     let mut outcome = zombies(number);
     outcome.verdict = Verdict::Clean;
     for finding in &mut outcome.findings {
@@ -268,11 +273,12 @@ pub(super) fn resolved(number: u32) -> Outcome {
 
 /// Stuck on a mount, in a PID namespace, at the end of a deep lineage; COMMAND was killed;
 /// one was kept; events were lost.
-pub(super) fn odd() -> Outcome {
+pub(crate) fn odd() -> Outcome {
     let stuck = Process {
         pids: Pids { host: 90_001, local: Some(812), namespace: 7, level: 2 },
         args_truncated: true,
         state: Some('D'),
+        cgroup: Some(IN_A_POD.into()),
         ..process(90_001, &["kubectl", "cp", "pod:/x", "/mnt/x"])
     };
     let end = Exit { oom: true, ..killed(9, None) };
@@ -356,7 +362,7 @@ fn claude() -> Agent {
 }
 
 /// As of this call's, if any.
-pub(super) fn attribution(id: Option<&str>, confidence: Confidence) -> Attribution {
+pub(crate) fn attribution(id: Option<&str>, confidence: Confidence) -> Attribution {
     Attribution {
         id: id.map(str::to_owned),
         name: id.map(|_| "Bash".to_owned()),
@@ -375,7 +381,7 @@ pub(super) fn attribution(id: Option<&str>, confidence: Confidence) -> Attributi
 
 /// What the tool calls of an agent left: the second call's between the first's, one that may be
 /// either's, one that no call is known of, one that outlived its call.
-pub(super) fn blamed() -> Outcome {
+pub(crate) fn blamed() -> Outcome {
     let left = |id, pid, kind, tool_call| Finding {
         agent: Some(claude()),
         tool_call: Some(tool_call),
@@ -424,7 +430,7 @@ pub(super) fn blamed() -> Outcome {
 }
 
 /// What a process may be called to harm whoever reads of it.
-pub(super) const HOSTILE: [&[u8]; 10] = [
+pub(crate) const HOSTILE: [&[u8]; 10] = [
     b"\x1b[2J\x1b]0;owned\x07",
     b"a\nb\r\n::error::owned",
     b"::set-output name=x::y%0A",
@@ -438,7 +444,7 @@ pub(super) const HOSTILE: [&[u8]; 10] = [
 ];
 
 /// Every name, argument, path and sentence is hostile.
-pub(super) fn hostile() -> Outcome {
+pub(crate) fn hostile() -> Outcome {
     spoilt(four_leaks(), &HOSTILE.map(<[u8]>::to_vec))
 }
 
@@ -500,7 +506,7 @@ fn spoilt(mut outcome: Outcome, bytes: &[Vec<u8>]) -> Outcome {
 }
 
 /// Any bytes in any place of several outcomes.
-pub(super) fn any_outcome() -> impl Strategy<Value = Outcome> {
+pub(crate) fn any_outcome() -> impl Strategy<Value = Outcome> {
     let bytes = prop_oneof![
         any::<Vec<u8>>(),
         any::<String>().prop_map(String::into_bytes),

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub(super) const LISTED: usize = 5;
 
 /// `1 zombie`, `3 processes`.
-pub(super) fn count<N: Copy + Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
+pub(crate) fn count<N: Copy + Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
     let ending = match noun {
         _ if number == N::from(1) => "",
         // An adjective that stands for "stuck processes".
@@ -19,7 +19,7 @@ pub(super) fn count<N: Copy + Display + PartialEq + From<u8>>(number: N, noun: &
 }
 
 /// `350 ms`, `1.2 s`, `2 min 5 s`, `5 h 32 min`, `3 d 4 h`; rounded down.
-pub(super) fn duration(span: Duration) -> String {
+pub(crate) fn duration(span: Duration) -> String {
     let seconds = span.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match seconds {
