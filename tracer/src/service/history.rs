@@ -1,0 +1,364 @@
+//! What was found on this host, and of which runs: kept for weeks in an embedded database
+//! (`SQLite`), for `tracer leaks` and `tracer history`.
+//!
+//! ```text
+//! News -> bounded queue -> thread of its own: Keeper -> database on disk
+//!                                                       (in memory while that cannot be)
+//! ```
+//!
+//! It never stops tracing: [`History::tell`] neither waits nor fails. Where the disk is full, read-only
+//! or the file damaged, less is kept, and [`HistoryStatus`] says so.
+
+mod error;
+mod keeper;
+mod query;
+pub mod render;
+mod retention;
+mod rows;
+mod schema;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{self, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use rusqlite::Connection;
+use serde::Serialize;
+
+pub use error::{HistoryError, Reason};
+pub use query::{
+    AgentTally, CauseTally, Invocations, Leak, Leaks, OpenFinding, ProgramTally, Query, Summary,
+    Tally, ToolTally,
+};
+
+use super::news::{FindingNews, InvocationNews, News, Origin, What};
+use crate::{
+    escape,
+    lineage::{FindingKind, Nanos, ProcessId},
+};
+use keeper::Keeper;
+
+/// Where the daemon keeps its history.
+pub const DEFAULT_DATABASE: &str = "/var/lib/tracer/history.db";
+/// Most news that wait to be kept.
+const MOST_QUEUED: usize = 4096;
+/// Most bytes that they may hold: what a hostile process is called is up to it.
+const MOST_BYTES: usize = 16 << 20;
+
+/// What tells findings of one boot apart.
+pub type FindingKey = (ProcessId, FindingKind);
+
+/// How much is kept, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The database. It and its folder are made where they are missing, for their owner alone.
+    pub database: PathBuf,
+    /// For how long, from the end of a run or of a finding on. What stands is never removed.
+    pub max_age: Duration,
+    /// Largest database on disk, bytes. What is closed goes first that closed first.
+    pub max_size: u64,
+    /// Largest database in memory, bytes, while there can be none on disk.
+    pub max_memory: u64,
+    /// How often the disk is tried again when it could not be written.
+    pub retry_every: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            database: DEFAULT_DATABASE.into(),
+            max_age: Duration::from_secs(30 * 24 * 60 * 60),
+            max_size: 256 << 20,
+            max_memory: 8 << 20,
+            retry_every: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Where the history is kept now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// In the database.
+    Disk,
+    /// In memory: it ends with the daemon.
+    Memory,
+    /// Nowhere: not even in memory.
+    Nowhere,
+}
+
+/// How the history does, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct HistoryStatus {
+    /// Where it is kept.
+    pub mode: Mode,
+    /// Why not on disk; `None`: it is.
+    pub reason: Option<Reason>,
+    /// News that were not kept, and what was kept in memory alone and had to make room.
+    pub dropped: u64,
+    /// News that were kept.
+    pub written: u64,
+    /// Size of the database.
+    pub bytes: u64,
+}
+
+/// The status as the threads share it.
+#[derive(Debug)]
+struct Shared {
+    /// Held for no longer than it takes to copy two bytes.
+    place: Mutex<(Mode, Option<Reason>)>,
+    dropped: AtomicU64,
+    written: AtomicU64,
+    bytes: AtomicU64,
+    /// Bytes that wait in the queue.
+    queued: AtomicUsize,
+}
+
+impl Shared {
+    fn new() -> Self {
+        Self {
+            place: Mutex::new((Mode::Disk, None)),
+            dropped: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            queued: AtomicUsize::new(0),
+        }
+    }
+
+    fn put(&self, mode: Mode, reason: Option<Reason>) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = (mode, reason);
+    }
+
+    fn drop_news(&self, number: u64) {
+        self.dropped.fetch_add(number, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> HistoryStatus {
+        let Self { place, dropped, written, bytes, queued: _ } = self;
+        let (mode, reason) = *place.lock().unwrap_or_else(PoisonError::into_inner);
+        HistoryStatus {
+            mode,
+            reason,
+            dropped: dropped.load(Ordering::Relaxed),
+            written: written.load(Ordering::Relaxed),
+            bytes: bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A finding that stood when the daemon last told of it, and does so no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// Its process.
+    pub process: ProcessId,
+    /// Its kind.
+    pub kind: FindingKind,
+    /// Since when, as far as is known.
+    pub at: Nanos,
+    /// Realtime minus boottime, ns.
+    pub epoch_offset: i64,
+    /// It was put right; else its process is gone, which put nothing right.
+    pub is_resolved: bool,
+}
+
+/// What is asked of the thread. Answers by itself; says what is wrong with the database, if it is.
+type Question = Box<dyn FnOnce(&Connection, &Origin) -> Option<Reason> + Send>;
+
+enum Message {
+    /// News, and how many bytes they hold.
+    News(Box<News>, usize),
+    Settle(Settlement),
+    Ask(Question),
+}
+
+/// The history. Dropped, it keeps what it was told by then, in its own time; see [`History::flush`].
+pub struct History {
+    queue: SyncSender<Message>,
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { queue: _, shared } = self;
+        f.debug_struct("History").field("status", &shared.read()).finish_non_exhaustive()
+    }
+}
+
+impl History {
+    /// Starts to keep history. The database is opened by its own thread: nothing is waited for, and
+    /// where it cannot be opened the status says so.
+    #[must_use]
+    pub fn start(options: Options, origin: Origin) -> Self {
+        let (queue, messages) = sync_channel(MOST_QUEUED);
+        let shared = Arc::new(Shared::new());
+        let kept = Arc::clone(&shared);
+        let work = move || Keeper::open(options, origin, kept).run(&messages);
+        if let Err(error) = thread::Builder::new().name("tracer-history".to_owned()).spawn(work) {
+            log::error!("no history is kept: failed to start its thread: {error}");
+            shared.put(Mode::Nowhere, Some(Reason::Failed));
+        }
+        Self { queue, shared }
+    }
+
+    /// Keeps this. Never waits: what finds the queue full is dropped and counted.
+    pub fn tell(&self, news: &News) {
+        let bytes = weight(news);
+        let queued = self.shared.queued.fetch_add(bytes, Ordering::Relaxed);
+        let sent = if queued.saturating_add(bytes) > MOST_BYTES {
+            false
+        } else {
+            match self.queue.try_send(Message::News(Box::new(news.clone()), bytes)) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_)) => false,
+                Err(TrySendError::Disconnected(_)) => {
+                    self.shared.put(Mode::Nowhere, Some(Reason::Failed));
+                    false
+                }
+            }
+        };
+        if !sent {
+            self.shared.queued.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.drop_news(1);
+        }
+    }
+
+    /// How it does. Never waits.
+    #[must_use]
+    pub fn status(&self) -> HistoryStatus {
+        self.shared.read()
+    }
+
+    /// Findings of this boot that stand as far as is known: at start, those that stood when the
+    /// daemon before this one ended. Waits for the database; not for the daemon's main task.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn open_findings(&self) -> Result<Vec<OpenFinding>, HistoryError> {
+        self.ask(|connection, origin| query::open_findings(connection, &origin.boot_id))
+    }
+
+    /// A finding that stands does so no more. One that does not stand stays as it is. Waits while the queue
+    /// is full; not for the daemon's main task.
+    pub fn settle(&self, settlement: Settlement) {
+        if self.queue.send(Message::Settle(settlement)).is_err() {
+            self.shared.drop_news(1);
+        }
+    }
+
+    /// What leaked. Waits for the database; not for the daemon's main task.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn leaks(&self, query: Query) -> Result<Leaks, HistoryError> {
+        self.ask(move |connection, _| query::leaks(connection, &query, now()))
+    }
+
+    /// Who leaks most, of what was there at some time within the last `since`, or ever. Waits for the
+    /// database; not for the daemon's main task.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn summary(&self, since: Option<Duration>) -> Result<Summary, HistoryError> {
+        self.ask(move |connection, _| query::summary(connection, since, now()))
+    }
+
+    /// Waits until everything told so far is kept, at most so long. Says whether it is.
+    #[must_use]
+    pub fn flush(&self, within: Duration) -> bool {
+        let (answer, answered) = mpsc::channel();
+        let question = move |_: &Connection, _: &Origin| {
+            let _ = answer.send(());
+            None
+        };
+        let sent = self.queue.send(Message::Ask(Box::new(question)));
+        sent.is_ok() && answered.recv_timeout(within).is_ok()
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection, &Origin) -> Result<T, HistoryError> + Send + 'static,
+    ) -> Result<T, HistoryError> {
+        let (answer, answered) = mpsc::channel();
+        let question = move |connection: &Connection, origin: &Origin| {
+            let found = question(connection, origin);
+            let reason = found.as_ref().err().map(HistoryError::reason);
+            // Who asked may have gone.
+            let _ = answer.send(found);
+            reason
+        };
+        let sent = self.queue.send(Message::Ask(Box::new(question)));
+        sent.map_err(|_| HistoryError::Stopped)?;
+        answered.recv().map_err(|_| HistoryError::Stopped)?
+    }
+}
+
+/// A history that another process keeps, or kept.
+#[derive(Debug)]
+pub struct Reader {
+    connection: Connection,
+}
+
+impl Reader {
+    /// Opens a database for reading. Whoever writes it is not kept from that.
+    ///
+    /// # Errors
+    /// Where there is none that this tracer can read.
+    pub fn open(database: &Path) -> Result<Self, HistoryError> {
+        Ok(Self { connection: store::open_to_read(database)? })
+    }
+
+    /// What leaked.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn leaks(&self, query: &Query) -> Result<Leaks, HistoryError> {
+        query::leaks(&self.connection, query, now())
+    }
+
+    /// Who leaks most, of what was there at some time within the last `since`, or ever.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn summary(&self, since: Option<Duration>) -> Result<Summary, HistoryError> {
+        query::summary(&self.connection, since, now())
+    }
+}
+
+/// ns since the epoch.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Bytes that news hold, roughly.
+pub(super) fn weight(news: &News) -> usize {
+    let words = |words: &[Vec<u8>]| words.iter().map(|word| word.len() + 24).sum::<usize>();
+    let News { at: _, epoch_offset: _, what } = news;
+    let held = match what {
+        What::Opened(news) | What::Ended(news) => {
+            let InvocationNews { invocation, stats: _, is_uncertain: _ } = &**news;
+            words(&invocation.command) + words(&invocation.root.args)
+        }
+        What::Finding(news) => {
+            let FindingNews { invocation: _, change: _, gone_at: _, kept_by: _, finding } = &**news;
+            let lineage = finding.lineage.iter().map(|ancestor| words(&ancestor.args) + 100);
+            words(&finding.process.args) + lineage.sum::<usize>()
+        }
+    };
+    size_of::<News>() + 1024 + held
+}
+
+/// A path as messages have it.
+fn shown(path: &Path) -> String {
+    escape::terminal(path.as_os_str().as_encoded_bytes())
+}

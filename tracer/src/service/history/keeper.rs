@@ -1,0 +1,405 @@
+//! What the history's thread does: gathers news, commits them, and stays on its feet whatever
+//! becomes of the disk.
+//!
+//! ```text
+//!        damaged: set aside, begun anew
+//!          +--+
+//!          |  v     full, read-only, ...
+//! open -> Disk ---------------------------> Memory    (a copy of what stands)
+//!          ^                                  |
+//!          +----------------------------------+
+//!             every minute: all that memory holds
+//! ```
+
+use std::{
+    collections::HashSet,
+    mem,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+
+use super::{
+    FindingKey, HistoryError, Message, Mode, Options, Question, Reason, Settlement, Shared, now,
+    retention::{self, Limits},
+    rows,
+    schema::{FINDINGS, INVOCATIONS},
+    store,
+};
+use crate::service::news::{Change, News, Origin, What};
+
+/// News are committed no later than this after they came.
+const COMMIT_AFTER: Duration = Duration::from_millis(200);
+/// News that are committed at once.
+const MOST_PENDING: usize = 500;
+/// News that are not taken apart any more where not all of them fit into memory.
+const LEAST_AT_ONCE: usize = 8;
+/// How often what is too old is looked for.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(10 * 60);
+/// Withdrawn findings that are remembered while the disk cannot be told. What is forgotten stands
+/// there until the daemon settles it.
+const MOST_WITHDRAWN: usize = 1 << 16;
+
+/// What is to be kept.
+pub(super) enum Told {
+    News(Box<News>),
+    Settled(Settlement),
+}
+
+enum Place {
+    Disk(Connection),
+    Memory {
+        connection: Connection,
+        /// Findings that may be on disk and are none.
+        withdrawn: HashSet<FindingKey>,
+    },
+    Nowhere,
+}
+
+impl Place {
+    fn connection(&mut self) -> Option<&mut Connection> {
+        match self {
+            Self::Disk(connection) | Self::Memory { connection, withdrawn: _ } => Some(connection),
+            Self::Nowhere => None,
+        }
+    }
+}
+
+/// The history as its thread has it.
+pub(super) struct Keeper {
+    options: Options,
+    origin: Origin,
+    shared: Arc<Shared>,
+    place: Place,
+    pending: Vec<Told>,
+    commit_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    maintain_at: Instant,
+}
+
+impl Keeper {
+    /// Opens the database, or whatever can be had in its place.
+    pub(super) fn open(options: Options, origin: Origin, shared: Arc<Shared>) -> Self {
+        let mut keeper = Self {
+            options,
+            origin,
+            shared,
+            place: Place::Nowhere,
+            pending: Vec::new(),
+            commit_at: None,
+            retry_at: None,
+            maintain_at: Instant::now(),
+        };
+        match keeper.open_disk() {
+            Ok(connection) => keeper.place = Place::Disk(connection),
+            Err(error) => keeper.fall_back(&error),
+        }
+        keeper.tell_size();
+        keeper
+    }
+
+    /// Works until nobody can tell or ask any more.
+    pub(super) fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            let due = [self.commit_at, self.retry_at, Some(self.maintain_at)];
+            let due = due.into_iter().flatten().min().unwrap_or(self.maintain_at);
+            match messages.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(Message::News(news, bytes)) => {
+                    self.shared.queued.fetch_sub(bytes, Ordering::Relaxed);
+                    self.take(Told::News(news));
+                }
+                Ok(Message::Settle(settlement)) => self.take(Told::Settled(settlement)),
+                Ok(Message::Ask(question)) => self.answer(question),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.commit();
+                    return;
+                }
+            }
+            self.do_what_is_due(Instant::now());
+        }
+    }
+
+    fn take(&mut self, told: Told) {
+        self.pending.push(told);
+        self.commit_at.get_or_insert(Instant::now() + COMMIT_AFTER);
+        if self.pending.len() >= MOST_PENDING {
+            self.commit();
+        }
+    }
+
+    fn do_what_is_due(&mut self, now: Instant) {
+        if self.commit_at.is_some_and(|at| at <= now) {
+            self.commit();
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry();
+        }
+        if self.maintain_at <= now {
+            self.maintain();
+        }
+    }
+
+    fn answer(&mut self, question: Question) {
+        self.commit();
+        let Some(connection) = self.place.connection() else { return };
+        // Whatever else is wrong is wrong with the question.
+        if question(connection, &self.origin) == Some(Reason::Damaged) {
+            let path = self.options.database.clone();
+            let found = "as was found when it was read".to_owned();
+            self.leave_disk(&HistoryError::Damaged { path, found });
+        }
+    }
+
+    /// Keeps what is pending, wherever that can be.
+    pub(super) fn commit(&mut self) {
+        self.commit_at = None;
+        let pending = mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return;
+        }
+        self.keep(&pending);
+        if self.tell_size() > self.max_size() {
+            self.retain(i64::MIN, self.max_size());
+        }
+    }
+
+    /// Keeps these, wherever that can be.
+    fn keep(&mut self, pending: &[Told]) {
+        let number = u64::try_from(pending.len()).unwrap_or(u64::MAX);
+        let mut kept = self.write(pending);
+        // From a damaged database to a new one, from that to memory, and there after making room.
+        for _ in 0..3 {
+            match &kept {
+                Err(error) if self.get_over(error) => kept = self.write(pending),
+                _ => break,
+            }
+        }
+        match kept {
+            Ok(()) => {
+                self.shared.written.fetch_add(number, Ordering::Relaxed);
+            }
+            // So many are too large for what memory may have; fewer need not be.
+            Err(error) if error.reason() == Reason::Full && pending.len() > LEAST_AT_ONCE => {
+                let (first, rest) = pending.split_at(pending.len() / 2);
+                self.keep(first);
+                self.keep(rest);
+            }
+            Err(error) => {
+                log::debug!("{number} news are not in the history: failed to {error}");
+                self.shared.drop_news(number);
+            }
+        }
+    }
+
+    fn write(&mut self, pending: &[Told]) -> Result<(), HistoryError> {
+        let Self { origin, place, .. } = self;
+        let step = place.connection().ok_or(HistoryError::Stopped)?.transaction()?;
+        for told in pending {
+            match told {
+                Told::News(news) => rows::put(&step, origin, news)?,
+                Told::Settled(settlement) => rows::settle(&step, &origin.boot_id, *settlement)?,
+            }
+        }
+        step.commit()?;
+        if let Place::Memory { connection: _, withdrawn } = place {
+            pending.iter().for_each(|told| remember(withdrawn, told));
+        }
+        Ok(())
+    }
+
+    /// Does what can be done about an error. `false`: nothing can.
+    fn get_over(&mut self, error: &HistoryError) -> bool {
+        match self.place {
+            Place::Disk(_) => self.leave_disk(error),
+            Place::Memory { .. } if error.reason() == Reason::Full => {
+                self.retain(i64::MIN, self.max_size() / 2);
+            }
+            Place::Memory { .. } | Place::Nowhere => return false,
+        }
+        true
+    }
+
+    /// Opens the database; a damaged one is set aside, and a new one begun.
+    fn open_disk(&self) -> Result<Connection, HistoryError> {
+        let path = &self.options.database;
+        let connection = match store::open(path) {
+            Err(error) if error.reason() == Reason::Damaged => {
+                let aside = store::set_aside(path)?;
+                let aside = super::shown(&aside);
+                log::error!("the history begins anew: failed to {error}; it is now at {aside}");
+                store::open(path)?
+            }
+            other => other?,
+        };
+        rows::close_other_boots(&connection, &self.origin.boot_id, now())?;
+        Ok(connection)
+    }
+
+    /// The database on disk cannot be used as it is.
+    fn leave_disk(&mut self, error: &HistoryError) {
+        if !matches!(self.place, Place::Disk(_)) {
+            return;
+        }
+        // Closed, before anything is done to its files.
+        self.place = Place::Nowhere;
+        if error.reason() != Reason::Damaged {
+            return self.fall_back(error);
+        }
+        let path = &self.options.database;
+        let anew = store::set_aside(path).and_then(|aside| {
+            let aside = super::shown(&aside);
+            log::error!("the history begins anew: failed to {error}; it is now at {aside}");
+            self.open_disk()
+        });
+        match anew {
+            Ok(connection) => self.place = Place::Disk(connection),
+            Err(error) => self.fall_back(&error),
+        }
+    }
+
+    /// Keeps in memory what the disk does not take.
+    fn fall_back(&mut self, error: &HistoryError) {
+        let reason = error.reason();
+        let every = self.options.retry_every;
+        let next = if reason.may_pass() {
+            format!("; tried again every {every:?}")
+        } else {
+            String::new()
+        };
+        log::error!("history is kept in memory alone, and not for long: failed to {error}{next}");
+        self.retry_at = reason.may_pass().then(|| Instant::now() + every);
+        self.place = match store::in_memory(self.options.max_memory) {
+            Ok(connection) => {
+                if let Err(error) = self.copy_what_stands(&connection) {
+                    log::debug!("what stands is not copied from disk: failed to {error}");
+                }
+                Place::Memory { connection, withdrawn: HashSet::new() }
+            }
+            Err(error) => {
+                log::error!("no history is kept: failed to open a database in memory: {error}");
+                Place::Nowhere
+            }
+        };
+        self.tell_place(Some(reason));
+    }
+
+    /// What this boot's daemon has yet to settle, as far as the disk can still be read.
+    fn copy_what_stands(&self, memory: &Connection) -> Result<(), HistoryError> {
+        let disk = store::open_to_read(&self.options.database)?;
+        for table in [&INVOCATIONS, &FINDINGS] {
+            store::copy(&disk, memory, table, Some(&self.origin.boot_id))?;
+        }
+        Ok(())
+    }
+
+    /// Tries the disk again, and brings it all that memory holds.
+    pub(super) fn retry(&mut self) {
+        self.retry_at = None;
+        self.commit();
+        match self.open_disk().and_then(|mut disk| {
+            self.carry_over(&mut disk)?;
+            Ok(disk)
+        }) {
+            Ok(disk) => {
+                log::warn!("the history is on disk again");
+                self.place = Place::Disk(disk);
+                self.tell_place(None);
+                self.tell_size();
+            }
+            Err(error) => {
+                log::debug!("the history stays in memory: failed to {error}");
+                let reason = error.reason();
+                self.retry_at =
+                    reason.may_pass().then(|| Instant::now() + self.options.retry_every);
+                self.tell_place(Some(reason));
+            }
+        }
+    }
+
+    fn carry_over(&self, disk: &mut Connection) -> Result<(), HistoryError> {
+        let Place::Memory { connection, withdrawn } = &self.place else { return Ok(()) };
+        let step = disk.transaction()?;
+        for table in [&INVOCATIONS, &FINDINGS] {
+            store::copy(connection, &step, table, None)?;
+        }
+        for key in withdrawn {
+            rows::remove_finding(&step, &self.origin.boot_id, *key)?;
+        }
+        step.commit()?;
+        Ok(())
+    }
+
+    /// Removes what is too old, or too much.
+    pub(super) fn maintain(&mut self) {
+        self.maintain_at = Instant::now() + MAINTAIN_EVERY;
+        let path = &self.options.database;
+        if matches!(self.place, Place::Disk(_)) && matches!(path.try_exists(), Ok(false)) {
+            // Somebody removed it: what is written goes nowhere.
+            return self.leave_disk(&HistoryError::Missing { path: path.clone() });
+        }
+        let max_age = i64::try_from(self.options.max_age.as_nanos()).unwrap_or(i64::MAX);
+        self.retain(now().saturating_sub(max_age), self.max_size());
+    }
+
+    fn retain(&mut self, oldest: i64, max_size: u64) {
+        let Some(connection) = self.place.connection() else { return };
+        let retained =
+            retention::retain(connection, Limits { oldest, max_size }).and_then(|removed| {
+                connection.execute_batch("PRAGMA shrink_memory")?;
+                Ok(removed)
+            });
+        match retained {
+            // It has been nowhere else.
+            Ok(removed) if matches!(self.place, Place::Memory { .. }) => {
+                self.shared.drop_news(removed);
+            }
+            Ok(_) => {}
+            Err(error) => self.leave_disk(&error.into()),
+        }
+        self.tell_size();
+    }
+
+    fn max_size(&self) -> u64 {
+        match self.place {
+            Place::Disk(_) => self.options.max_size,
+            Place::Memory { .. } | Place::Nowhere => self.options.max_memory / 8 * 7,
+        }
+    }
+
+    fn tell_place(&self, reason: Option<Reason>) {
+        let mode = match self.place {
+            Place::Disk(_) => Mode::Disk,
+            Place::Memory { .. } => Mode::Memory,
+            Place::Nowhere => Mode::Nowhere,
+        };
+        self.shared.put(mode, reason);
+    }
+
+    /// Says how large the database is.
+    fn tell_size(&mut self) -> u64 {
+        let bytes = self.place.connection().map(|connection| retention::size(connection));
+        let bytes = bytes.and_then(Result::ok).unwrap_or(0);
+        self.shared.bytes.store(bytes, Ordering::Relaxed);
+        bytes
+    }
+}
+
+/// Remembers what the disk is yet to be told.
+fn remember(withdrawn: &mut HashSet<FindingKey>, told: &Told) {
+    let Told::News(news) = told else { return };
+    let What::Finding(news) = &news.what else { return };
+    if news.change != Change::Withdrawn {
+        withdrawn.remove(&news.key());
+    } else if withdrawn.len() < MOST_WITHDRAWN {
+        withdrawn.insert(news.key());
+    }
+}
+
+#[cfg(test)]
+mod tests;
