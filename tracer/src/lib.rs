@@ -6,21 +6,26 @@
 //!                                procfs / PROCS snapshots --^
 //! ```
 //!
-//! [`lineage`] is the core and imports none of the others but the leaves [`escape`] and
-//! [`signals`]; [`procfs`] reads, [`kernel`] loads and decodes, [`report`] tells; [`recording`]
+//! [`lineage`] is the core and imports none of the others but the leaves [`escape`],
+//! [`signals`] and `quantity`; [`container`] tells whose container a cgroup is; [`procfs`] reads, [`kernel`] loads and decodes, [`report`] tells; [`recording`]
 //! keeps what the core took in, to be judged again; [`driver`] puts them together into a run;
-//! [`toolcall`] is what agents say of their tool calls; [`cli`] is one file a subcommand.
+//! [`node`] is the cores of a whole host, and [`service`] the daemon around it; [`toolcall`] is what agents say of their tool calls; [`cli`] is one file a subcommand.
 
 pub mod cleanup;
 pub mod cli;
+pub mod container;
 pub mod driver;
 pub mod escape;
 pub mod kernel;
 pub mod lineage;
+pub mod node;
+mod observers;
 mod priority;
 pub mod procfs;
+mod quantity;
 pub mod recording;
 pub mod redact;
 pub mod report;
+pub mod service;
 pub mod signals;
 pub mod toolcall;

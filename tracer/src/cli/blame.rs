@@ -1,5 +1,5 @@
-//! `tracer blame`: which tool call started a process, or what listens on a port, of a run that is
-//! over.
+//! `tracer blame`: which tool call started a process, or what listens on a port: of what agents have
+//! under way on this host, or of a run that is over.
 
 use std::{
     fs::File,
@@ -12,20 +12,22 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::Value;
 
-use super::{exit::Status, replay, shown};
+use super::{exit::Status, replay, shown, socket::SocketArgs, told::ended};
 use crate::{
     escape,
     lineage::{DEFAULT_FAIL_ON, Policy},
     recording::{Ending, Replayed},
     report,
+    service::control::protocol::{Ask, Subject},
 };
 
 /// Say which tool call of which agent started a process
 ///
-/// Answers from the JSON report or the recording of a run that is over: of every finding of that
-/// pid, or of what listens on that port.
+/// Asks the daemon, of any process that an agent has under way on this host, or whoever listens on that
+/// port. Or answers from the JSON report or the recording of a run that is over, of every finding of that
+/// pid or port.
 ///
-/// Exit status: 0 if there is an answer, 1 if nothing of that run fits, 125 if it cannot be read.
+/// Exit status: 0 if there is an answer, 1 if nothing fits, 125 if that cannot be asked or read.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct BlameArgs {
@@ -33,16 +35,16 @@ pub(super) struct BlameArgs {
     #[arg(value_name = "PID|:PORT")]
     what: What,
     /// What `tracer run --report FILE.json` has written
-    #[arg(
-        long,
-        value_name = "FILE",
-        required_unless_present = "replay",
-        conflicts_with = "replay"
-    )]
+    #[arg(long, value_name = "FILE", conflicts_with = "replay")]
     report: Option<PathBuf>,
     /// What `tracer record` has written
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
+    /// Print the daemon's answer as JSON, on one line
+    #[arg(long, conflicts_with_all = ["report", "replay"])]
+    json: bool,
+    #[command(flatten)]
+    socket: SocketArgs,
 }
 
 /// What is asked about.
@@ -93,7 +95,7 @@ pub(super) fn execute(args: &BlameArgs) -> anyhow::Result<Status> {
     let report = match (&args.report, &args.replay) {
         (Some(path), _) => read(path)?,
         (None, Some(path)) => recorded(path)?,
-        (None, None) => bail!("--report or --replay is needed"),
+        (None, None) => return live(args),
     };
     let answer = answer(&report, args.what)?;
     if answer.is_empty() {
@@ -103,6 +105,58 @@ pub(super) fn execute(args: &BlameArgs) -> anyhow::Result<Status> {
     }
     io::stdout().write_all(answer.as_bytes()).context("failed to write to standard output")?;
     Ok(Status::OK)
+}
+
+/// Asks the daemon.
+fn live(args: &BlameArgs) -> anyhow::Result<Status> {
+    let BlameArgs { what, json, socket, report: _, replay: _ } = args;
+    let subject = match *what {
+        What::Pid(pid) => Subject::Process(pid),
+        What::Port(port) => Subject::Port(port),
+    };
+    let told = socket.ask(&Ask::Blame(subject))?;
+    let answer: Value =
+        serde_json::from_str(&told).context("failed to read the daemon's answer")?;
+    let processes = answer["processes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = if *json {
+        escape::json_text(&told)
+    } else {
+        processes.iter().map(live_paragraph).collect::<Vec<_>>().join("\n")
+    };
+    io::stdout().write_all(text.as_bytes()).context("failed to write to standard output")?;
+    if processes.is_empty() {
+        super::judge::complain(&format!(
+            "no agent has a process under way here, that you may know of, with {what}"
+        ));
+        return Ok(Status::NOTHING_FOUND);
+    }
+    Ok(Status::OK)
+}
+
+/// A process that is there, told as a finding is, by the last that stands of it.
+fn live_paragraph(process: &Value) -> String {
+    let found = process["found"].as_array().and_then(|found| found.last());
+    let mut told = found.cloned().unwrap_or_else(|| {
+        let exit = &process["exit"];
+        let state = process["state"].as_str().unwrap_or_default();
+        let kind =
+            if exit.is_null() { state.to_owned() } else { format!("{state}, {}", ended(exit)) };
+        serde_json::json!({ "kind": kind })
+    });
+    let parts = [
+        ("process", "process"),
+        ("agent", "agent_run"),
+        ("tool_call", "tool_call"),
+        ("lineage", "lineage"),
+    ];
+    for (part, from) in parts {
+        told[part] = process[from].clone();
+    }
+    let listening = &process["listening"];
+    if listening.as_array().is_some_and(|listening| !listening.is_empty()) {
+        told["resources"]["listening"] = listening.clone();
+    }
+    paragraph(&told)
 }
 
 fn read(path: &Path) -> anyhow::Result<Value> {

@@ -15,6 +15,14 @@ impl Status {
     pub const NOTHING_FOUND: Self = Self(1);
     /// Something that was to end is alive.
     pub const LEFT_ALIVE: Self = Self(1);
+    /// The process that was asked about is dead and unreaped.
+    pub const ZOMBIE: Self = Self(1);
+    /// There is no such process.
+    pub const GONE: Self = Self(2);
+    /// The command line is wrong.
+    pub const USAGE: Self = Self(2);
+    /// What was to be checked is wrong.
+    pub const WRONG: Self = Self(1);
     /// Default for a leak: COMMAND succeeded and left something behind.
     pub const LEAKED: u8 = 23;
     /// COMMAND succeeded, and events were lost that could change the verdict.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{anyhow, bail};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, builder::PossibleValue};
 use globset::{GlobBuilder, GlobMatcher};
 
 use super::exit::Status;
@@ -54,15 +54,31 @@ pub(super) struct JudgeArgs {
     quiet: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FailOn {
-    Zombie,
-    Survivor,
-    Orphan,
-    Stuck,
-    #[value(name = "outlived_call")]
-    OutlivedCall,
+    Kind(FindingKind),
     None,
+}
+
+impl ValueEnum for FailOn {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [FailOn; 6] = [
+            FailOn::Kind(FindingKind::Zombie),
+            FailOn::Kind(FindingKind::Survivor),
+            FailOn::Kind(FindingKind::Orphan),
+            FailOn::Kind(FindingKind::Stuck),
+            FailOn::Kind(FindingKind::OutlivedCall),
+            FailOn::None,
+        ];
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::Kind(kind) => kind.to_possible_value(),
+            Self::None => Some(PossibleValue::new("none")),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -89,11 +105,7 @@ impl JudgeArgs {
         self.fail_on
             .iter()
             .map(|kind| match kind {
-                FailOn::Zombie => Ok(FindingKind::Zombie),
-                FailOn::Survivor => Ok(FindingKind::Survivor),
-                FailOn::Orphan => Ok(FindingKind::Orphan),
-                FailOn::Stuck => Ok(FindingKind::Stuck),
-                FailOn::OutlivedCall => Ok(FindingKind::OutlivedCall),
+                FailOn::Kind(kind) => Ok(*kind),
                 FailOn::None => bail!("--fail-on none stands alone, without other kinds"),
             })
             .collect()

@@ -1,16 +1,26 @@
 //! The command line, one file a subcommand.
 
 mod blame;
+mod config;
+mod daemon;
 mod doctor;
+mod events;
 mod exit;
+mod history;
 mod hook;
 mod judge;
 mod kill;
+mod kind;
+mod logging;
+mod ps;
 mod record;
 mod replay;
 mod run;
+mod socket;
+mod status;
+mod told;
 
-use std::path::Path;
+use std::{ffi::OsString, path::Path};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -42,9 +52,17 @@ enum Command {
     Run(Box<run::RunArgs>),
     Record(Box<record::RecordArgs>),
     Replay(replay::ReplayArgs),
+    Daemon(daemon::DaemonArgs),
+    Ps(ps::PsArgs),
+    Tree(ps::TreeArgs),
+    Status(status::StatusArgs),
+    Events(events::EventsArgs),
     Blame(blame::BlameArgs),
     Kill(kill::KillArgs),
+    Leaks(history::LeaksArgs),
+    History(history::HistoryArgs),
     Hook(hook::HookArgs),
+    Config(config::ConfigArgs),
     /// Say what this host has and lacks for tracer, a line a check
     ///
     /// Exit status: 0 if `tracer run` can work here, else 125.
@@ -52,18 +70,50 @@ enum Command {
 }
 
 impl Cli {
+    /// Reads the command line. Where it is wrong, says so, and what to exit with: 2, as is usual, but for
+    /// `tracer status`, of which that says that a process is gone.
+    ///
+    /// # Errors
+    /// It is wrong, or asks for help, which has been told.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, Status> {
+        let args: Vec<_> = args.into_iter().collect();
+        let is_status = args.get(1).is_some_and(|name| name == "status");
+        Self::try_parse_from(args).map_err(|error| {
+            let _ = error.print();
+            match error.exit_code() {
+                0 => Status::OK,
+                _ if is_status => Status::FAILED,
+                _ => Status::USAGE,
+            }
+        })
+    }
+
     /// Whether `--log-bpf` asks for the kernel programs' diagnostics, which are debug messages.
     #[must_use]
     pub fn logs_kernel(&self) -> bool {
         match &self.command {
             Command::Run(args) => args.logs_kernel(),
             Command::Record(args) => args.run.logs_kernel(),
-            Command::Replay(_)
+            Command::Daemon(_)
+            | Command::Replay(_)
+            | Command::Ps(_)
+            | Command::Tree(_)
+            | Command::Status(_)
+            | Command::Events(_)
             | Command::Blame(_)
             | Command::Kill(_)
+            | Command::Leaks(_)
+            | Command::History(_)
             | Command::Hook(_)
+            | Command::Config(_)
             | Command::Doctor => false,
         }
+    }
+
+    /// Whether it starts a log of its own, as its configuration says.
+    #[must_use]
+    pub fn logs_by_itself(&self) -> bool {
+        matches!(self.command, Command::Daemon(_))
     }
 
     /// Does what was asked for.
@@ -75,10 +125,18 @@ impl Cli {
         match self.command {
             Command::Run(args) => run::execute(&args, None),
             Command::Record(args) => record::execute(&args),
+            Command::Daemon(args) => daemon::execute(&args),
             Command::Replay(args) => replay::execute(&args),
+            Command::Ps(args) => ps::list(&args),
+            Command::Tree(args) => ps::draw(&args),
+            Command::Status(args) => status::execute(&args),
+            Command::Events(args) => events::execute(&args),
             Command::Blame(args) => blame::execute(&args),
             Command::Kill(args) => kill::execute(&args),
+            Command::Leaks(args) => history::leaks(&args),
+            Command::History(args) => history::history(&args),
             Command::Hook(args) => hook::execute(&args),
+            Command::Config(args) => config::execute(&args),
             Command::Doctor => check_host(),
         }
     }
@@ -109,6 +167,7 @@ fn shown(path: &Path) -> String {
 fn check_host() -> anyhow::Result<Status> {
     let rules = Rules::built_in();
     let options = LoadOptions {
+        whole_host: false,
         kills: true,
         max_processes: DEFAULT_MAX_PROCESSES,
         ring_bytes: DEFAULT_RING_BYTES,

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -22,9 +23,13 @@ use crate::{
     driver::{self, CommandError, RunError, RunOptions, Settled, User},
     kernel::{
         host,
-        load::{DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, Probes},
+        load::{
+            DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, MAX_PROCESSES_RANGE, Probes,
+            is_ring_size,
+        },
     },
     lineage::{BUILT_IN, Config, Life, Process, Rules},
+    quantity::time,
     recording::{Ending, Recorder},
     redact::Redactor,
     report::LifeLog,
@@ -41,16 +46,16 @@ use crate::{
 #[command(verbatim_doc_comment)]
 pub(super) struct RunArgs {
     /// How long the rest may take to end after COMMAND has ended
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = time)]
     grace: Duration,
     /// How long a parent may leave a dead child unreaped; 0s: until the parent's own end
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time)]
     zombie_after: Duration,
     /// How long PID 1 or a subreaper may leave a dead orphan unreaped
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     init_zombie_after: Duration,
     /// How long a process may sleep uninterruptibly (state D)
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     stuck_after: Duration,
     #[command(flatten)]
     judge: JudgeArgs,
@@ -77,7 +82,7 @@ pub(super) struct RunArgs {
     user: Option<User>,
     /// Processes that can be tracked at once
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PROCESSES,
-          value_parser = clap::value_parser!(u32).range(16..=1 << 24))]
+          value_parser = clap::value_parser!(u32).range(most_processes()))]
     max_processes: u32,
     /// Size of the kernel's ring buffer: a power of two, at least 4096
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_RING_BYTES,
@@ -107,16 +112,13 @@ enum OnLeak {
     Kill,
 }
 
-/// `2s`, `300ms`, `1m 30s`, `0s`.
-fn span(text: &str) -> Result<Duration, String> {
-    let parsed: Result<jiff::SignedDuration, _> = text.parse();
-    let span = parsed.map_err(|error| error.to_string())?;
-    Duration::try_from(span).map_err(|_| "a time cannot be negative".to_owned())
+fn most_processes() -> RangeInclusive<i64> {
+    i64::from(*MAX_PROCESSES_RANGE.start())..=i64::from(*MAX_PROCESSES_RANGE.end())
 }
 
 fn ring_bytes(text: &str) -> Result<u32, String> {
     let bytes: u32 = text.parse().map_err(|error| format!("{error}"))?;
-    if bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes) {
+    if is_ring_size(bytes.into()) {
         Ok(bytes)
     } else {
         Err("not a power of two from 4096 to 1073741824".to_owned())
@@ -212,6 +214,7 @@ fn watch(
         max_processes: args.max_processes,
         ring_bytes: args.ring_bytes,
         markers: run.rules.markers(),
+        whole_host: false,
         kills: args.on_leak == OnLeak::Kill && !args.dry_run,
         log: args.log_bpf || cfg!(debug_assertions),
     };

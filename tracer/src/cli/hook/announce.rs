@@ -3,7 +3,6 @@
 use std::{
     io::{self, Write as _},
     os::fd::AsFd as _,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -18,9 +17,10 @@ use crate::{
     cli::{exit::Status, in_one_line, shown},
     escape,
     toolcall::{
-        SOCKET,
+        DAEMON_SOCKET, SOCKET,
         hook::{self, Agent, Heard, Occasion, OpenCallFiles, runtime_folder},
         message::Body,
+        own_socket,
         speaker::{Speaker, wait},
     },
 };
@@ -57,8 +57,8 @@ fn try_announce(agent: Agent, options: &AnnounceArgs) -> anyhow::Result<()> {
     let at = boot_time();
     // Also where nobody listens: an agent may take a closed pipe for a failure.
     let input = read_input().context("read standard input")?;
-    let Some(socket) = std::env::var_os(SOCKET).map(PathBuf::from) else {
-        bail!("find a listener: {SOCKET} is not set");
+    let Some(socket) = own_socket() else {
+        bail!("find a listener: {SOCKET} is not set, and no daemon listens at {DAEMON_SOCKET}");
     };
     let mut open = OpenCallFiles::new(&runtime_folder(), &socket, at, std::process::id());
     let heard = hook::read(agent, &input, &mut open)?;

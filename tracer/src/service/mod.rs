@@ -1,0 +1,17 @@
+//! The daemon: traces the whole host for months.
+//!
+//! ```text
+//! kernel -> node (one core an invocation) -> News -> history, sinks, metrics, followers
+//! ```
+
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod history;
+pub mod http;
+pub mod metrics;
+pub mod news;
+pub mod notify;
+pub mod outlets;
+mod programs;
+pub mod sinks;

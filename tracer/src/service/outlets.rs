@@ -1,0 +1,229 @@
+//! Everything that wants to know what the daemon has to tell.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+
+use super::{
+    config::{self, Config},
+    control::{Control, Teller},
+    history::{self, History, OpenFinding, Settlement},
+    metrics::{Metrics, Sample},
+    news::{Change, News, NewsKind, Origin, What},
+    sinks::{
+        FileOptions, QueueOptions, SinkError, SinkOptions, Sinks, Target, Url, UrlError,
+        WebhookOptions,
+    },
+};
+use crate::{
+    kernel::load::Counts,
+    lineage::{FindingKind, ProcessId},
+    node::{FindingNews, Node},
+};
+
+/// What identifies a finding of this boot.
+type Key = (ProcessId, FindingKind);
+
+/// Why something that was asked for cannot be told to.
+#[derive(Debug, Error)]
+pub enum OutletError {
+    /// A sink cannot be made.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// A webhook's address.
+    #[error("post news to {origin}: {source}")]
+    Url {
+        /// Scheme, host and port.
+        origin: String,
+        /// What is wrong with it.
+        source: UrlError,
+    },
+}
+
+/// History, sinks, metrics, and followers of events.
+#[derive(Debug)]
+pub struct Outlets {
+    history: Option<Arc<History>>,
+    sinks: Sinks,
+    followers: Option<Teller>,
+    metrics: Option<Metrics>,
+    /// Findings that a daemon before this one had told of, as far as they stood.
+    inherited: HashMap<Key, OpenFinding>,
+    /// Those of them that this one has found too.
+    found_again: HashSet<Key>,
+}
+
+impl Outlets {
+    /// Starts all that the configuration asks for. Who asks at `control` is told of what was before, too.
+    ///
+    /// # Errors
+    /// A sink cannot be made; the history can always be begun.
+    pub fn start(
+        config: &Config,
+        origin: &Origin,
+        control: Option<&Control>,
+        metrics: Option<Metrics>,
+    ) -> Result<Self, OutletError> {
+        let history = config.history.as_ref().map(|kept| {
+            let config::History { path, max_age, max_size } = kept;
+            let options = history::Options {
+                database: path.clone(),
+                max_age: *max_age,
+                max_size: *max_size,
+                ..history::Options::default()
+            };
+            Arc::new(History::start(options, origin.clone()))
+        });
+        if let (Some(control), Some(history)) = (control, &history) {
+            control.tell_of(Arc::clone(history));
+        }
+        // The database is there before anything is told, and this is before anything is traced.
+        let inherited = match history.as_ref().map(|history| history.open_findings()) {
+            Some(Ok(open)) => open.into_iter().map(|one| ((one.process, one.kind), one)).collect(),
+            Some(Err(error)) => {
+                log::warn!("failed to read what stood before: {error}");
+                HashMap::new()
+            }
+            None => HashMap::new(),
+        };
+        let sinks = config.sinks.iter().enumerate().map(|(index, sink)| options(index, sink));
+        let sinks = Sinks::start(sinks.collect::<Result<_, _>>()?, origin.clone())?;
+        let followers = control.map(Control::teller);
+        let found_again = HashSet::new();
+        Ok(Self { history, sinks, followers, metrics, inherited, found_again })
+    }
+
+    /// Tells something, waiting for nobody.
+    pub fn tell(&mut self, mut news: News) {
+        if let What::Finding(finding) = &mut news.what {
+            self.recognise(finding);
+        }
+        if let Some(history) = &self.history {
+            history.tell(&news);
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.tell(&news);
+        }
+        self.sinks.tell(&news);
+        if let Some(followers) = &self.followers {
+            followers.tell(&news);
+        }
+    }
+
+    /// Metrics, if there are any.
+    pub fn metrics(&self) -> Option<&Metrics> {
+        self.metrics.as_ref()
+    }
+
+    /// Tells metrics what the main task knows, and how the others do.
+    pub fn sample(&self, node: &Node, counts: Counts, damaged: u64) {
+        if let Some(metrics) = &self.metrics {
+            let history = self.history.as_ref().map(|history| history.status());
+            metrics.sample(Sample::of(node, counts, damaged, history, self.sinks.status()));
+        }
+    }
+
+    /// What a daemon before this one had told is not new.
+    fn recognise(&mut self, finding: &mut FindingNews) {
+        let key = finding.key();
+        if finding.change == Change::Opened
+            && self.inherited.contains_key(&key)
+            && self.found_again.insert(key)
+        {
+            finding.change = Change::Changed;
+        }
+    }
+
+    /// Findings that a daemon before this one had told of, and that this one has not found.
+    pub fn not_found_again(&self) -> impl Iterator<Item = &OpenFinding> {
+        let inherited = self.inherited.iter();
+        inherited.filter(|(key, _)| !self.found_again.contains(*key)).map(|(_, one)| one)
+    }
+
+    /// Such a one stands no more.
+    pub fn settle(&mut self, settlement: Settlement) {
+        self.inherited.remove(&(settlement.process, settlement.kind));
+        if let Some(history) = &self.history {
+            history.settle(settlement);
+        }
+    }
+
+    /// Brings out what was told, as far as that can be done in this time.
+    pub fn stop(self, within: Duration) {
+        let until = Instant::now() + within;
+        if let Some(metrics) = &self.metrics {
+            metrics.stopping();
+        }
+        if let Some(history) = &self.history
+            && !history.flush(within / 2)
+        {
+            log::warn!("the history may lack what was told last");
+        }
+        self.sinks.stop(until.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// A sink as the configuration has it.
+fn options(index: usize, sink: &config::Sink) -> Result<SinkOptions, OutletError> {
+    let config::Sink { filter: config::Filter { findings, invocations }, target } = sink;
+    let mut events = Vec::new();
+    if *invocations {
+        events.extend([NewsKind::InvocationOpened, NewsKind::InvocationEnded]);
+    }
+    if !findings.is_empty() {
+        events.push(NewsKind::Finding);
+    }
+    let (kind, target) = match target {
+        config::Target::File { path, max_size, keep } => {
+            let options =
+                FileOptions { max_bytes: Some(*max_size), keep: *keep, ..FileOptions::new(path) };
+            ("file", Target::File(options))
+        }
+        config::Target::Stdout => ("stdout", Target::Stdout),
+        config::Target::Webhook(webhook) => {
+            let config::Webhook { url, secret_file, queue_path, queue_max_size, timeout } = webhook;
+            let parsed = url.as_str().parse::<Url>();
+            let origin = || url.origin().to_owned();
+            let parsed = parsed.map_err(|source| OutletError::Url { origin: origin(), source })?;
+            let queue =
+                QueueOptions { max_bytes: *queue_max_size, ..QueueOptions::on_disk(queue_path) };
+            let options = WebhookOptions {
+                secret_file: secret_file.clone(),
+                timeout: *timeout,
+                queue,
+                ..WebhookOptions::new(parsed)
+            };
+            ("webhook", Target::Webhook(Box::new(options)))
+        }
+    };
+    let name = format!("{kind}-{}", index + 1);
+    Ok(SinkOptions { name, only: Some(findings.clone()), events: Some(events), target })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sinks_get_what_the_configuration_lets_through() {
+        let filter = config::Filter { findings: vec![FindingKind::Zombie], invocations: false };
+        let sink = config::Sink { filter, target: config::Target::Stdout };
+        let SinkOptions { name, only, events, target } = options(0, &sink).unwrap();
+        assert_eq!(name, "stdout-1");
+        assert_eq!(only, Some(vec![FindingKind::Zombie]));
+        assert_eq!(events, Some(vec![NewsKind::Finding]));
+        assert!(matches!(target, Target::Stdout));
+    }
+
+    #[test]
+    fn sink_without_findings_gets_none() {
+        let filter = config::Filter { findings: Vec::new(), invocations: true };
+        let sink = config::Sink { filter, target: config::Target::Stdout };
+        let events = options(3, &sink).unwrap().events.unwrap();
+        assert_eq!(events, [NewsKind::InvocationOpened, NewsKind::InvocationEnded]);
+    }
+}
