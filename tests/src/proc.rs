@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sys::{self, Pid};
 
@@ -162,14 +162,20 @@ pub fn names_wchan() -> Result<(), String> {
 /// Returns what `look` gives as soon as it gives something; panics, naming `what`, when that takes
 /// longer than [`sys::patience`]. For conditions that no descriptor announces.
 #[track_caller]
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + sys::patience();
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_within(sys::patience(), what, look)
+}
+
+/// The same, where that may take so long.
+#[track_caller]
+pub fn until_within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

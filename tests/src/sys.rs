@@ -61,6 +61,13 @@ pub fn unbound_life() {
     unsafe { libc::alarm(0) };
 }
 
+/// Has this process end with the thread that started it, however that ends. Survives exec, not fork.
+pub fn die_with_parent() -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes one number.
+    let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if set == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Ends the whole process now: no destructors, no `atexit`, like Python's `os._exit`.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit does not return and touches no memory of ours.

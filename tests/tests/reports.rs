@@ -40,7 +40,7 @@ fn report_keeps_the_contract() {
     for process in [&invocation["root"], &finding["process"]] {
         let about = ["pid", "ppid", "pgid", "sid", "start_time", "name", "exe", "args", "cwd"];
         expect_keys(process, &about);
-        expect_keys(process, &["state", "namespace_pid", "cgroup"]);
+        expect_keys(process, &["state", "namespace_pid", "cgroup", "container"]);
     }
     expect_keys(&report["stats"], &["processes", "events", "dropped", "unseen", "peak_live"]);
 }

@@ -1,0 +1,299 @@
+//! `tracer daemon`: agents of the whole host, and what it knows after its own end.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::Value;
+use tracer_tests::daemon::{Daemon, is_about};
+use tracer_tests::proc;
+use tracer_tests::run::{Run, Running};
+use tracer_tests::sys;
+
+/// A workload that is an agent of this name.
+fn agent(name: &str, args: &[&str]) -> Run {
+    Run::workload(args.iter().copied()).alone().env("TRACER_AGENT", name)
+}
+
+fn is_of(event: &Value, agent: &str) -> bool {
+    event["finding"]["agent"]["name"] == agent || event["invocation"]["agent"] == agent
+}
+
+/// A parent that lets a child stand, and is held there.
+fn stands(running: &Running) -> i32 {
+    running.held("standing");
+    let child = running.fact("parent").pids_of("children").first().copied();
+    child.and_then(|pid| pid.try_into().ok()).expect("a child")
+}
+
+#[test]
+fn zombie_of_an_agent_is_found_while_it_stands_and_told_when_it_goes() {
+    let daemon = Daemon::started("");
+    let running = agent("daemon-zombie", &["never-waits"]).start();
+    let zombie = stands(&running);
+    let opened = daemon.finding(zombie, "zombie", "opened");
+    assert_eq!(opened["schema"], "tracer.event/1");
+    assert_eq!(opened["finding"]["cause"]["code"], "parent_never_waits");
+    assert_eq!(opened["finding"]["agent"]["name"], "daemon-zombie");
+    assert_eq!(opened["finding"]["parent"]["pid"], running.fact("parent").pid);
+    running.release("standing");
+    drop(running.finish());
+    daemon.finding(zombie, "zombie", "gone");
+}
+
+#[test]
+fn process_that_outlives_its_agent_is_a_survivor_until_it_ends() {
+    let daemon = Daemon::started("");
+    let running = agent("daemon-survivor", &["double-fork"]).start();
+    let survivor = running.fact("daemon").pid;
+    let finished = running.finish();
+    let opened = daemon.finding(survivor, "survivor", "opened");
+    assert_eq!(opened["finding"]["state"], "open");
+    daemon.event("the invocation ends", |event| {
+        event["type"] == "invocation_ended" && is_of(event, "daemon-survivor")
+    });
+    sys::kill(survivor, libc::SIGKILL);
+    daemon.finding(survivor, "survivor", "gone");
+    drop(finished);
+}
+
+#[test]
+fn agents_that_ran_before_the_daemon_are_adopted_with_all_below_them() {
+    let running = agent("daemon-early", &["never-waits", "deep=yes"]).start();
+    let zombie = stands(&running);
+    let daemon = Daemon::started("");
+    let opened = daemon.finding(zombie, "zombie", "opened");
+    let lineage = opened["finding"]["lineage"].as_array().expect("a lineage");
+    let pids: Vec<_> = lineage.iter().map(|one| one["pid"].as_i64()).collect();
+    let expected = [running.fact("root").pid, running.fact("parent").pid];
+    assert_eq!(pids, expected.map(|pid| Some(pid.into())));
+    // What it waited for before is not known, so nothing is said of it.
+    assert_eq!(opened["finding"]["cause"]["code"], "parent_has_not_reaped");
+    running.release("standing");
+    drop(running.finish());
+    let of_it =
+        |event: &Value| event["type"] == "invocation_opened" && is_of(event, "daemon-early");
+    assert_eq!(daemon.events().into_iter().filter(of_it).count(), 1, "one run, not one a process");
+}
+
+#[test]
+fn processes_of_no_agent_are_nobody_s() {
+    let daemon = Daemon::started("");
+    let other = Run::workload(["never-waits"]).alone().start();
+    let zombie = stands(&other);
+    let running = agent("daemon-witness", &["never-waits"]).start();
+    let witness = stands(&running);
+    daemon.finding(witness, "zombie", "opened");
+    assert!(!daemon.events().iter().any(|event| is_about(event, zombie, "zombie")));
+    for one in [other, running] {
+        one.release("standing");
+        drop(one.finish());
+    }
+}
+
+#[test]
+fn next_daemon_goes_on_with_what_the_one_before_knew() {
+    let mut daemon = Daemon::started("");
+    let running = agent("daemon-kept", &["never-waits"]).start();
+    let zombie = stands(&running);
+    daemon.finding(zombie, "zombie", "opened");
+    until_kept(&daemon, "daemon-kept");
+    daemon.kill();
+    let before = daemon.events().len();
+    // While nobody listens: its agent forks and leaves, and another begins.
+    let late = agent("daemon-between", &["double-fork"]).start();
+    let survivor = late.fact("daemon").pid;
+    let late = late.finish();
+    daemon.start();
+    assert!(daemon.said().contains("takes over"), "{}", daemon.said());
+    daemon.finding(survivor, "survivor", "opened");
+    let again = daemon.event("the zombie is told again", |event| {
+        is_about(event, zombie, "zombie") && event["change"] == "changed"
+    });
+    assert_eq!(again["finding"]["state"], "open");
+    running.release("standing");
+    drop(running.finish());
+    daemon.finding(zombie, "zombie", "gone");
+    let news = daemon.events().split_off(before);
+    let opened_anew =
+        |event: &&Value| is_about(event, zombie, "zombie") && event["change"] == "opened";
+    assert_eq!(news.iter().find(opened_anew), None);
+    sys::kill(survivor, libc::SIGKILL);
+    daemon.finding(survivor, "survivor", "gone");
+    drop(late);
+}
+
+#[test]
+fn what_goes_while_the_daemon_is_down_stands_no_more_in_its_history() {
+    let mut daemon = Daemon::started("");
+    let running = agent("daemon-gone", &["never-waits"]).start();
+    let zombie = stands(&running);
+    until_kept(&daemon, "daemon-gone");
+    assert!(daemon.stop().success());
+    running.release("standing");
+    drop(running.finish());
+    proc::until("the zombie is reaped", || (!sys::exists(zombie)).then_some(()));
+    daemon.start();
+    proc::until("history lets go of it", || {
+        let leaks = leaks(&daemon, &["--standing"]);
+        let still = leaks.iter().any(|leak| agent_of(leak) == "daemon-gone");
+        (!still).then_some(())
+    });
+}
+
+/// The agent of a leak as `tracer leaks` has it.
+fn agent_of(leak: &Value) -> &str {
+    leak["finding"]["agent"]["name"].as_str().unwrap_or_default()
+}
+
+/// Until history has committed a finding of this agent. What it had not would be told as new again.
+fn until_kept(daemon: &Daemon, agent: &str) {
+    proc::until("history has it", || {
+        leaks(daemon, &[]).iter().any(|leak| agent_of(leak) == agent).then_some(())
+    });
+}
+
+/// What `tracer leaks` has.
+fn leaks(daemon: &Daemon, options: &[&str]) -> Vec<Value> {
+    let mut command = std::process::Command::new(tracer_tests::binary::tracer());
+    command.args(["leaks", "--json", "--database"]).arg(daemon.path("history.db")).args(options);
+    let output = command.output().expect("tracer leaks");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    told["leaks"].as_array().cloned().unwrap_or_default()
+}
+
+#[test]
+fn one_daemon_at_a_time_uses_what_is_pinned() {
+    let daemon = Daemon::started("");
+    // Another's sockets, and the same pins.
+    let config = fs::read_to_string(daemon.path("tracer.toml")).expect("a configuration");
+    fs::write(daemon.path("other.toml"), config.replace(".sock", ".other")).expect("a file");
+    let mut second = std::process::Command::new(tracer_tests::binary::tracer());
+    second.args(["daemon", "--config"]).arg(daemon.path("other.toml"));
+    let second = second.output().expect("tracer daemon");
+    assert_eq!(second.status.code(), Some(125));
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("another tracer daemon uses it"), "{said}");
+    assert!(daemon.pins().join("v1").exists());
+}
+
+#[test]
+fn unpin_leaves_nothing_of_tracer_in_the_kernel() {
+    let mut daemon = Daemon::started("");
+    assert!(daemon.stop().success());
+    assert!(daemon.pins().join("v1").join("tracer_fork-link").exists());
+    let unpinned = daemon.command().arg("--unpin").status().expect("tracer daemon --unpin");
+    assert!(unpinned.success());
+    assert!(!daemon.pins().exists());
+}
+
+#[test]
+fn another_version_s_pins_are_replaced_and_that_is_said() {
+    let mut daemon = Daemon::started("");
+    assert!(daemon.stop().success());
+    fs::rename(daemon.pins().join("v1"), daemon.pins().join("v0")).expect("rename");
+    daemon.start();
+    assert!(daemon.said().contains("replaced"), "{}", daemon.said());
+    assert!(!daemon.pins().join("v0").exists());
+    let running = agent("daemon-replaced", &["never-waits"]).start();
+    daemon.finding(stands(&running), "zombie", "opened");
+    running.release("standing");
+    drop(running.finish());
+}
+
+#[test]
+fn reload_takes_what_is_right_and_keeps_what_was_where_it_is_wrong() {
+    let mut daemon = Daemon::started("");
+    daemon.write_config("[[agent]]\nname = \"reloaded\"\narguments = [\"as=reloaded*\"]\n");
+    sys::kill(daemon.pid(), libc::SIGHUP);
+    daemon.until_said("goes by the new configuration");
+    let running = Run::workload(["never-waits", "as=reloaded"]).alone().start();
+    let zombie = stands(&running);
+    let opened = daemon.finding(zombie, "zombie", "opened");
+    assert_eq!(opened["finding"]["agent"]["name"], "reloaded");
+    daemon.write_config("[[agent]]\nnane = \"wrong\"\n");
+    sys::kill(daemon.pid(), libc::SIGHUP);
+    daemon.until_said("did you mean");
+    running.release("standing");
+    drop(running.finish());
+    daemon.finding(zombie, "zombie", "gone");
+}
+
+/// How often the daemon is killed: ten times, or as often as `TRACER_TEST_KILLS` says.
+fn kills() -> usize {
+    std::env::var("TRACER_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+}
+
+/// Zombies and survivors of agents of this test, by what history has.
+fn told(daemon: &Daemon, options: &[&str]) -> BTreeSet<(String, String, i64)> {
+    let of_this_test = |leak: &&Value| agent_of(leak).starts_with("daemon-killed-");
+    let kind = |leak: &Value| leak["finding"]["kind"].as_str().unwrap_or_default().to_owned();
+    let all = leaks(daemon, options);
+    let all = all.iter().filter(of_this_test);
+    let all = all.filter(|leak| ["zombie", "survivor"].contains(&kind(leak).as_str()));
+    let key = |leak: &Value| {
+        let pid = leak["finding"]["process"]["pid"].as_i64().unwrap_or_default();
+        (agent_of(leak).to_owned(), kind(leak), pid)
+    };
+    all.map(key).collect()
+}
+
+#[test]
+fn daemon_that_is_killed_again_and_again_finds_what_there_is_and_nothing_else() {
+    let mut daemon = Daemon::started("");
+    // Agents that leave nothing, all the while.
+    let noise = Run::shell(
+        r#"while :; do TRACER_AGENT=daemon-killed-clean "$WORKLOAD" exit; sleep 0.01; done"#,
+    );
+    let noise = noise.alone().in_own_group().start();
+    let mut truth = BTreeSet::new();
+    let mut standing = Vec::new();
+    let mut survivors = Vec::new();
+    let mut random = fastrand::Rng::with_seed(7);
+    for number in 0..kills() {
+        let name = format!("daemon-killed-{number}");
+        let running = agent(&name, &["never-waits"]).start();
+        let left = agent(&name, &["double-fork"]).start();
+        // In the midst of whatever it does about them.
+        let turn = random.u32(..3);
+        if turn == 0 {
+            daemon.kill();
+        }
+        let zombie = stands(&running);
+        if turn == 1 {
+            daemon.kill();
+        }
+        let survivor = left.fact("daemon").pid;
+        let left = left.finish();
+        if turn == 2 {
+            daemon.kill();
+        }
+        truth.insert((name.clone(), "zombie".to_owned(), i64::from(zombie)));
+        truth.insert((name, "survivor".to_owned(), i64::from(survivor)));
+        standing.push(running);
+        survivors.push((survivor, left));
+        daemon.start();
+    }
+    noise.signal(libc::SIGKILL);
+    drop(noise.finish());
+    let mut shown = BTreeSet::new();
+    proc::until("everything is found", || {
+        let told = told(&daemon, &["--standing"]);
+        let differ: BTreeSet<_> = told.symmetric_difference(&truth).cloned().collect();
+        if differ != shown {
+            eprintln!("either told or true, not both: {differ:?}");
+        }
+        shown = differ;
+        shown.is_empty().then_some(())
+    });
+    for running in standing {
+        running.release("standing");
+        drop(running.finish());
+    }
+    for (survivor, left) in survivors {
+        sys::kill(survivor, libc::SIGKILL);
+        drop(left);
+    }
+    proc::until("everything is gone", || told(&daemon, &["--standing"]).is_empty().then_some(()));
+    assert_eq!(told(&daemon, &[]), truth);
+}
