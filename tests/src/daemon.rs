@@ -29,8 +29,8 @@ struct Running {
 }
 
 impl Daemon {
-    /// A place, with this at the end of the configuration. What comes before: a sink `events.jsonl`, no
-    /// metrics unless they are in it, short times.
+    /// A place, with this in the configuration: keys, then tables. What else there is: a sink
+    /// `events.jsonl`, no metrics unless they are in it, short times.
     #[must_use]
     pub fn configured(more: &str) -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
@@ -56,8 +56,9 @@ impl Daemon {
     pub fn write_config(&self, more: &str) {
         let at = |name: &str| self.path(name).display().to_string();
         let metrics = if more.contains("[metrics]") { "" } else { "[metrics]\nenabled = false\n" };
+        let (keys, more) = more.split_at(more.find('[').unwrap_or(more.len()));
         let text = format!(
-            "[thresholds]\ngrace = \"500ms\"\nzombie_after = \"300ms\"\ninit_zombie_after = \"1h\"\n\
+            "{keys}\n[thresholds]\ngrace = \"500ms\"\nzombie_after = \"300ms\"\ninit_zombie_after = \"1h\"\n\
              [kernel]\npin_path = {:?}\n\
              [api]\nsocket = {:?}\nannouncements = {:?}\n\
              {metrics}\

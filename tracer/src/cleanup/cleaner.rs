@@ -5,7 +5,9 @@
 //! in events and when [`Cleaner::next_deadline`] has come; then do every [`Cleaner::poll_act`].
 
 use std::{
+    cell::RefCell,
     collections::{HashSet, VecDeque},
+    rc::Rc,
     time::Duration,
 };
 
@@ -21,28 +23,55 @@ use crate::lineage::{
 };
 
 /// What is asked for.
-#[derive(Clone, Copy)]
-pub struct Settings<'a> {
+#[derive(Clone)]
+pub struct Settings {
     /// How each kind of finding is dealt with.
-    pub rules: &'a Rules,
+    pub rules: Rc<Rules>,
     /// The pattern that keeps a process, if one does.
-    pub allow: &'a dyn Fn(&Process) -> Option<String>,
+    pub allow: Allow,
     /// Deal with what is found; else only with what somebody asks for.
     pub leaks: bool,
+    /// Who decides where no rule does.
+    pub decided_by: &'static str,
     /// Tell what would be done about it, and touch nothing.
     pub dry_run: bool,
+    /// Who was ended of late by all that go by these settings: one limit holds for them together.
+    pub ended: Rc<RefCell<Ended>>,
 }
 
-impl std::fmt::Debug for Settings<'_> {
+/// Says by which pattern a process is kept, if by one.
+pub type Allow = Rc<dyn Fn(&Process) -> Option<String>>;
+
+/// When processes were ended, of the last minute.
+#[derive(Debug, Default)]
+pub struct Ended(VecDeque<Nanos>);
+
+impl Ended {
+    /// How many.
+    pub(super) fn number(&self) -> usize {
+        self.0.len()
+    }
+
+    /// One more is.
+    pub(super) fn note(&mut self, at: Nanos) {
+        self.0.push_back(at);
+    }
+
+    fn forget_before(&mut self, now: Nanos) {
+        while self.0.front().is_some_and(|&at| now.since(at) > MINUTE) {
+            self.0.pop_front();
+        }
+    }
+}
+
+impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rules: _, allow: _, leaks, dry_run } = self;
+        let Self { rules: _, allow: _, leaks, decided_by: _, dry_run, ended: _ } = self;
         let mut shown = f.debug_struct("Settings");
         shown.field("leaks", leaks).field("dry_run", dry_run).finish_non_exhaustive()
     }
 }
 
-/// Who decides where no rule does.
-const BY_OPTION: &str = "--on-leak kill";
 /// Within what time kills are counted.
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -106,35 +135,35 @@ pub enum Act {
 
 /// All that is being cleaned up.
 #[derive(Debug)]
-pub struct Cleaner<'a> {
-    settings: Settings<'a>,
+pub struct Cleaner {
+    settings: Settings,
     jobs: Vec<Job>,
     /// Findings up to this one were seen.
     seen: u64,
-    /// When processes were ended, of the last minute.
-    ended: VecDeque<Nanos>,
     acts: VecDeque<Act>,
     /// The run has a cgroup of its own.
     owns_cgroup: bool,
 }
 
-impl<'a> Cleaner<'a> {
+impl Cleaner {
     /// One that has nothing to do yet.
     #[must_use]
-    pub fn new(settings: Settings<'a>) -> Self {
-        Self {
-            settings,
-            jobs: Vec::new(),
-            seen: 0,
-            ended: VecDeque::new(),
-            acts: VecDeque::new(),
-            owns_cgroup: false,
-        }
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, jobs: Vec::new(), seen: 0, acts: VecDeque::new(), owns_cgroup: false }
     }
 
     /// The run has a cgroup of its own, which may be killed as a whole: [`Act::KillCgroup`].
     pub fn owns_cgroup(&mut self) {
         self.owns_cgroup = true;
+    }
+
+    /// From now on goes by these; what has begun is ended as it was decided.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        if settings.leaks && !self.settings.leaks {
+            // What was found before is dealt with as well.
+            self.seen = 0;
+        }
+        self.settings = settings;
     }
 
     /// Whether nothing is left to be done about what was found so far.
@@ -148,9 +177,7 @@ impl<'a> Cleaner<'a> {
     /// Does what is due: `lineage` has taken in everything up to `now`.
     pub fn step(&mut self, now: Nanos, lineage: &Lineage) {
         self.take_in(now, lineage);
-        while self.ended.front().is_some_and(|&at| now.since(at) > MINUTE) {
-            self.ended.pop_front();
-        }
+        self.settings.ended.borrow_mut().forget_before(now);
         self.each_job(now, lineage, Job::step);
         self.jobs.retain(|job| !job.is_done());
     }
@@ -166,7 +193,7 @@ impl<'a> Cleaner<'a> {
         lineage: &Lineage,
         mut act: impl FnMut(&mut Job, &mut World<'_>),
     ) {
-        let Settings { rules, allow, dry_run, leaks: _ } = self.settings;
+        let Settings { rules, allow, dry_run, ended, .. } = &self.settings;
         // Nobody asks but who waits.
         let is_asked = self.jobs.iter().any(Job::is_waiting);
         let begun = || self.jobs.iter().filter(|_| is_asked);
@@ -175,10 +202,10 @@ impl<'a> Cleaner<'a> {
         let mut world = World {
             now,
             lineage,
-            allow,
-            dry_run,
+            allow: allow.as_ref(),
+            dry_run: *dry_run,
             most: usize::try_from(rules.most_kills_a_minute()).unwrap_or(usize::MAX),
-            ended: &mut self.ended,
+            ended: &mut ended.borrow_mut(),
             // What one job has in hand is none of another's.
             taken: &mut HashSet::new(),
             busy: &busy,
@@ -234,7 +261,8 @@ impl<'a> Cleaner<'a> {
     pub fn cgroup_killed(&mut self, who: &[ProcessId], at: Nanos) {
         let asker = self.jobs.iter_mut().find(|job| job.awaits_cgroup());
         let new = asker.map(|job| job.cgroup_killed(who, at)).unwrap_or_default();
-        self.ended.extend(new.iter().map(|_| at));
+        let mut ended = self.settings.ended.borrow_mut();
+        new.iter().for_each(|_| ended.note(at));
         // What is dead needs no signal of its own.
         let who: HashSet<_> = who.iter().copied().collect();
         self.acts.retain_mut(|act| match act {
@@ -251,7 +279,7 @@ impl<'a> Cleaner<'a> {
     /// Why a process is kept, if it is.
     #[must_use]
     pub fn keeps(&self, id: ProcessId, now: Nanos, lineage: &Lineage) -> Option<String> {
-        lineage.kept(id, now, self.settings.allow)
+        lineage.kept(id, now, self.settings.allow.as_ref())
     }
 
     /// Nobody listens there any more.
@@ -279,7 +307,7 @@ impl<'a> Cleaner<'a> {
             if treatment.remedy == Remedy::Report || !may_be_dealt_with(&found) {
                 continue;
             }
-            let decided_by = rule.unwrap_or_else(|| BY_OPTION.to_owned());
+            let decided_by = rule.unwrap_or_else(|| self.settings.decided_by.to_owned());
             let open = self.jobs.iter_mut().find(|job| job.takes(&found, treatment, &decided_by));
             match open {
                 Some(job) => job.add(&found),

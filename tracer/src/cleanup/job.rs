@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     claim::Claim,
-    cleaner::Act,
+    cleaner::{Act, Ended},
     groups::{self, DoomedGroup, Place},
     hand::{Sent, untouchable},
     plan::Request,
@@ -39,7 +39,7 @@ pub(super) struct World<'w> {
     pub(super) dry_run: bool,
     /// Most processes that are ended within a minute.
     pub(super) most: usize,
-    pub(super) ended: &'w mut VecDeque<Nanos>,
+    pub(super) ended: &'w mut Ended,
     /// Who is in the hands of a job before this one.
     pub(super) taken: &'w mut HashSet<ProcessId>,
     /// Who was in the hands of any job before this step.
@@ -55,7 +55,7 @@ impl World<'_> {
     /// Why nobody is ended any more within this minute, if that is so.
     fn limit(&self) -> Option<String> {
         let most = self.most;
-        (self.ended.len() >= most).then(|| format!("max_kills_per_minute = {most} is reached"))
+        (self.ended.number() >= most).then(|| format!("max_kills_per_minute = {most} is reached"))
     }
 }
 
@@ -446,7 +446,7 @@ impl Job {
                         });
                     }
                     world.acts.push_back(Act::Doom(member.id));
-                    world.ended.push_back(world.now);
+                    world.ended.note(world.now);
                 }
                 self.targets.insert(at, target);
             }
@@ -609,7 +609,7 @@ impl Job {
         let claim = Claim {
             doomed: doomed.iter().map(|target| target.id).collect(),
             spared: others.chain(elsewhere.copied()).chain(self.kept.iter().copied()).collect(),
-            room: world.most.saturating_sub(world.ended.len()),
+            room: world.most.saturating_sub(world.ended.number()),
         };
         let acts = world.acts.split_off(first);
         let (signals, ready): (Vec<_>, Vec<_>) =
@@ -746,7 +746,7 @@ impl Job {
         if let (false, Some((parent, pids))) = (is_settled, parent) {
             let signal = if kills { SIGTERM } else { SIGCHLD };
             if kills {
-                world.ended.push_back(world.now);
+                world.ended.note(world.now);
             }
             target.asked = Some((signal, world.now));
             world.acts.push_back(Act::Doom(zombie));

@@ -4,6 +4,7 @@
 //! the manner of the core; [`Hand`] does what it says, and [`RunCgroup`] where the run has a cgroup of
 //! its own.
 
+mod acting;
 mod cgroup;
 mod claim;
 mod cleaner;
@@ -15,9 +16,10 @@ mod ports;
 #[cfg(test)]
 mod tests;
 
+pub use acting::Errand;
 pub use cgroup::{CgroupError, Entrance, RunCgroup};
 pub use claim::{Claim, Objection};
-pub use cleaner::{Act, Cleaner, Settings};
+pub use cleaner::{Act, Allow, Cleaner, Ended, Settings};
 pub use groups::{DoomedGroup, Place};
 pub use hand::{Hand, Identity, Sent};
 pub use plan::{Left, Plan, Request, Sought, Target, Unsure};

@@ -120,7 +120,7 @@ impl Kernel {
         self.cgroup.as_mut().expect("there is one").remove(&pid);
     }
 
-    fn kill_cgroup(&mut self, claim: &Claim, cleaner: &mut Cleaner<'_>) {
+    fn kill_cgroup(&mut self, claim: &Claim, cleaner: &mut Cleaner) {
         let all = self.cgroup.clone().expect("asked only where there is one");
         let lives = |pid: &u32| self.processes.get(pid).is_some_and(|process| process.lives);
         let pids: Vec<_> = all.into_iter().filter(lives).collect();
@@ -291,7 +291,7 @@ impl Kernel {
     }
 
     /// So many milliseconds go by.
-    fn passes(&mut self, cleaner: &mut Cleaner<'_>, milliseconds: u64) {
+    fn passes(&mut self, cleaner: &mut Cleaner, milliseconds: u64) {
         for _ in 0..milliseconds / 10 {
             self.now += 10_000_000;
             self.answer();
@@ -370,7 +370,8 @@ impl Kernel {
     }
 
     /// Lets time go on until nothing is left to be done.
-    fn clean_up(&mut self, settings: Settings<'_>) -> Outcome {
+    fn clean_up(&mut self, settings: Settings) -> Outcome {
+        let allow = Rc::clone(&settings.allow);
         let mut cleaner = Cleaner::new(settings);
         if self.cgroup.is_some() {
             cleaner.owns_cgroup();
@@ -382,7 +383,7 @@ impl Kernel {
                 let policy = Policy {
                     fail_on: &[FindingKind::Survivor],
                     strict: false,
-                    allow: settings.allow,
+                    allow: allow.as_ref(),
                 };
                 return self.lineage.outcome(self.at(), &[], 0, policy);
             }
@@ -390,7 +391,7 @@ impl Kernel {
         panic!("it never ends: {cleaner:?}");
     }
 
-    fn act(&mut self, act: Act, cleaner: &mut Cleaner<'_>) {
+    fn act(&mut self, act: Act, cleaner: &mut Cleaner) {
         let news = match act {
             Act::Decide(id, lot) => {
                 self.lots.insert(id.pid, lot);
@@ -447,8 +448,15 @@ fn nobody(_: &Process) -> Option<String> {
     None
 }
 
-fn settings(rules: &Rules) -> Settings<'_> {
-    Settings { rules, allow: &nobody, leaks: true, dry_run: false }
+fn settings(rules: &Rc<Rules>) -> Settings {
+    Settings {
+        rules: Rc::clone(rules),
+        allow: Rc::new(nobody),
+        leaks: true,
+        decided_by: "--on-leak kill",
+        dry_run: false,
+        ended: Rc::default(),
+    }
 }
 
 /// Whom every signal was sent to that a process was ended with.
@@ -1050,13 +1058,13 @@ fn pids(ids: &[ProcessId]) -> Vec<u32> {
 }
 
 /// Settings that end nothing unless somebody asks for it.
-fn only_requests(rules: &Rules) -> Settings<'_> {
+fn only_requests(rules: &Rc<Rules>) -> Settings {
     Settings { leaks: false, ..settings(rules) }
 }
 
 impl Kernel {
     /// Hands what was agreed to over.
-    fn asks(&self, cleaner: &mut Cleaner<'_>, number: u64, plan: &Plan) {
+    fn asks(&self, cleaner: &mut Cleaner, number: u64, plan: &Plan) {
         let request = plan.agreed(number, "somebody".to_owned(), <_>::default());
         cleaner.request(request, self.at(), &self.lineage);
     }

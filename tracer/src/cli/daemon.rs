@@ -11,7 +11,7 @@ use crate::{
     kernel::load::{Inheritance, LoadOptions, Probes},
     lineage::Rules,
     service::{
-        config::{Config, ConfigError, DEFAULT_PATH, Kernel},
+        config::{Config, ConfigError, DEFAULT_PATH, Kernel, OnLeak},
         control::{Control, ControlOptions},
         daemon::{self, DaemonOptions},
         metrics::Metrics,
@@ -65,7 +65,7 @@ pub(super) fn execute(args: &DaemonArgs) -> anyhow::Result<Status> {
         ring_bytes: *ring_bytes,
         markers: rules.markers(),
         whole_host: true,
-        kills: false,
+        kills: config.on_leak == OnLeak::Kill,
         log: false,
     };
     let (probes, inheritance) = if *pin {

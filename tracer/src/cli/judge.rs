@@ -4,6 +4,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     os::unix::ffi::OsStrExt as _,
     path::PathBuf,
+    rc::Rc,
 };
 
 use anyhow::{anyhow, bail};
@@ -12,6 +13,7 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use super::exit::Status;
 use crate::{
+    cleanup::Allow,
     escape,
     lineage::{FindingKind, Lineage, Outcome, Policy, Process, Verdict},
     recording::Settlement,
@@ -96,6 +98,17 @@ fn pattern(text: &str) -> Result<GlobMatcher, globset::Error> {
     Ok(GlobBuilder::new(text).literal_separator(false).build()?.compile_matcher())
 }
 
+/// The pattern that allows a process.
+fn allowed(patterns: &[GlobMatcher], process: &Process) -> Option<String> {
+    let line = process.args.join(&b' ');
+    let texts = [Some(&process.name), process.exe.as_ref(), Some(&line)];
+    let matching = patterns.iter().find(|glob| {
+        let mut texts = texts.into_iter().flatten().chain(&process.args);
+        texts.any(|text| glob.is_match(std::ffi::OsStr::from_bytes(text)))
+    });
+    matching.map(|glob| glob.glob().to_string())
+}
+
 impl JudgeArgs {
     /// The kinds that fail; empty for `none`.
     fn fail_on(&self) -> anyhow::Result<Vec<FindingKind>> {
@@ -111,17 +124,10 @@ impl JudgeArgs {
             .collect()
     }
 
-    /// The pattern that allows a process.
-    pub(super) fn allowed(&self, process: &Process) -> Option<String> {
-        let line = process.args.join(&b' ');
-        let texts = [Some(&process.name), process.exe.as_ref(), Some(&line)];
-        self.allow
-            .iter()
-            .find(|glob| {
-                let mut texts = texts.into_iter().flatten().chain(&process.args);
-                texts.any(|text| glob.is_match(std::ffi::OsStr::from_bytes(text)))
-            })
-            .map(|glob| glob.glob().to_string())
+    /// What says by which pattern a process is allowed.
+    pub(super) fn allow(&self) -> Allow {
+        let allow = self.allow.clone();
+        Rc::new(move |process| allowed(&allow, process))
     }
 
     /// Makes ready to judge. Before COMMAND does anything: a report that cannot be written is
@@ -156,7 +162,7 @@ impl Judge<'_> {
     ) -> Status {
         let Self { args, fail_on, files } = self;
         let Settlement { status, interrupted, at, epoch_offset } = *settlement;
-        let allow = &|process: &Process| args.allowed(process);
+        let allow = &|process: &Process| allowed(&args.allow, process);
         let policy = Policy { fail_on: &fail_on, strict: args.strict, allow };
         let outcome = lineage.outcome(at, command, epoch_offset, policy);
         // First what others wait for: standard error may be a full pipe that nobody reads.

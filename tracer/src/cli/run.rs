@@ -28,7 +28,7 @@ use crate::{
             is_ring_size,
         },
     },
-    lineage::{BUILT_IN, Config, Life, Process, Rules},
+    lineage::{BUILT_IN, Config, Life, Rules},
     quantity::time,
     recording::{Ending, Recorder},
     redact::Redactor,
@@ -230,12 +230,13 @@ fn watch(
                 lives.write(life, epoch_offset);
             }
         };
-        let allow = |process: &Process| args.judge.allowed(process);
         let settings = Settings {
-            rules: &run.rules,
-            allow: &allow,
+            rules: Rc::clone(&run.rules),
+            allow: args.judge.allow(),
             leaks: args.on_leak == OnLeak::Kill,
+            decided_by: "--on-leak kill",
             dry_run: args.dry_run,
+            ended: Rc::default(),
         };
         let settled = driver::run(probes, run, recorder, &mut write, settings).await;
         drop(logger);

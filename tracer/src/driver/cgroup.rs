@@ -59,7 +59,7 @@ impl Driver<'_> {
     pub(super) async fn kill_cgroup(
         &mut self,
         claim: &Claim,
-        cleaner: &mut Cleaner<'_>,
+        cleaner: &mut Cleaner,
         hand: &Hand,
     ) -> Result<(), RunError> {
         // Who is kept may have become so by an exec that is in the ring.
@@ -76,7 +76,7 @@ impl Driver<'_> {
     fn kill_if_covered(
         &mut self,
         claim: &Claim,
-        cleaner: &Cleaner<'_>,
+        cleaner: &Cleaner,
         hand: &Hand,
     ) -> Result<Vec<ProcessId>, String> {
         let cgroup = self.cgroup.as_mut().ok_or("there is none")?;

@@ -142,7 +142,7 @@ pub async fn run<'r>(
     options: &'r RunOptions,
     mut recorder: Option<&'r mut Recorder>,
     lives: &'r mut dyn FnMut(&Life, i64),
-    settings: Settings<'r>,
+    settings: Settings,
 ) -> Result<Settled, RunError> {
     let procfs = Procfs::of_host().map_err(RunError::Procfs)?;
     let clock = procfs.clock();
@@ -152,7 +152,7 @@ pub async fn run<'r>(
     let lineage = Lineage::with_rules(options.config, Rc::clone(&options.rules));
     let mut lineage = Recorded::new(lineage, recorder);
     introduce_bystanders(&procfs, &mut lineage);
-    let cleaning = settings.leaks.then(|| Cleaning::begin(settings));
+    let cleaning = settings.leaks.then(|| Cleaning::begin(settings.clone()));
     let mut cleaning = cleaning.transpose().map_err(RunError::Procfs)?;
     let cgroups = cgroups_for(&options.rules, &procfs);
     let signals = Signals::receive()?;
@@ -260,9 +260,9 @@ struct Driver<'r> {
     cgroups: Option<Cgroups>,
     /// The run's own.
     cgroup: Option<RunCgroup>,
-    settings: Settings<'r>,
+    settings: Settings,
     /// Where leaks are dealt with, or somebody has asked for something.
-    cleaning: Option<Cleaning<'r>>,
+    cleaning: Option<Cleaning>,
     requests: Requests,
     clock: BootClock,
     command: Command,

@@ -374,7 +374,7 @@ impl Driver<'_> {
         if self.requests.procfs.is_none() {
             // Where leaks are ended it was there from the beginning.
             if !self.settings.leaks {
-                self.cleaning = Some(Cleaning::begin(self.settings).map_err(failed)?);
+                self.cleaning = Some(Cleaning::begin(self.settings.clone()).map_err(failed)?);
             }
             self.requests.procfs = Some(Procfs::of_host().map_err(failed)?);
         }
@@ -439,7 +439,7 @@ impl Driver<'_> {
             asker: (client.pid != 0).then(|| self.lineage.with_pid(client.pid)).flatten(),
             asked_at: received.sent_at,
             seen: &seen,
-            allow: self.settings.allow,
+            allow: self.settings.allow.as_ref(),
         };
         let plan = Plan::of(&self.lineage, self.clock.now(), sought);
         if !self.requests.make_room() {

@@ -3,7 +3,9 @@
 use aya::{
     Btf, Ebpf, Pod,
     maps::{HashMap, MapData, MapError},
-    programs::{BtfTracePoint, FEntry, ProgramError},
+    programs::{
+        BtfTracePoint, FEntry, ProgramError, fentry::FEntryLinkId, tp_btf::BtfTracePointLinkId,
+    },
 };
 use tracer_common::{CALL_SEND_SIGNAL_TASK, FATE_DOOMED, FATE_KEPT, Fate};
 
@@ -37,16 +39,25 @@ unsafe impl Pod for FateValue {}
 /// The map of fates, and what of the programs can be had.
 pub(super) struct Doom {
     fates: HashMap<MapData, u32, FateValue>,
-    reach: Reach,
+    can_signal_children: bool,
     loaded: Vec<&'static str>,
-    is_attached: bool,
+    /// How far it reaches; `None`: it is not attached.
+    reach: Option<Reach>,
+    fork: Option<BtfTracePointLinkId>,
+    clone: Option<FEntryLinkId>,
 }
 
 impl Doom {
     pub(super) fn new(map: aya::maps::Map, can_signal_children: bool) -> Result<Self, MapError> {
-        let reach = if can_signal_children { Reach::Child } else { Reach::Forker };
         let fates = HashMap::try_from(map)?;
-        Ok(Self { fates, reach, loaded: Vec::new(), is_attached: false })
+        Ok(Self {
+            fates,
+            can_signal_children,
+            loaded: Vec::new(),
+            reach: None,
+            fork: None,
+            clone: None,
+        })
     }
 
     /// Loads what this kernel takes of the programs. None of them is needed.
@@ -64,22 +75,48 @@ impl Doom {
 
     /// Attaches the programs, unless they are; tells how far they reach.
     pub(super) fn attach(&mut self, ebpf: &mut Ebpf) -> Reach {
-        if std::mem::replace(&mut self.is_attached, true) {
-            return self.reach;
+        if let Some(reach) = self.reach {
+            return reach;
         }
         let has = |name| self.loaded.contains(&name);
+        let (fork, clone) = (&mut self.fork, &mut self.clone);
         let forks = has(FORK.0)
-            && attach(ebpf, FORK.0, |program: &mut BtfTracePoint| program.attach().map(drop));
+            && with(ebpf, FORK.0, |program: &mut BtfTracePoint| {
+                *fork = Some(program.attach()?);
+                Ok(())
+            });
         let clones = has(CLONE.0)
-            && attach(ebpf, CLONE.0, |program: &mut FEntry| program.attach().map(drop));
-        self.reach = match (forks, clones) {
-            (true, _) if self.reach == Reach::Child => Reach::Child,
+            && with(ebpf, CLONE.0, |program: &mut FEntry| {
+                *clone = Some(program.attach()?);
+                Ok(())
+            });
+        let reach = match (forks, clones) {
+            (true, _) if self.can_signal_children => Reach::Child,
             (_, true) => Reach::Fork,
             (true, false) => Reach::Forker,
             (false, false) => Reach::Nothing,
         };
-        log::debug!("the kernel side reaches: {:?}", self.reach);
-        self.reach
+        log::debug!("the kernel side reaches: {reach:?}");
+        self.reach = Some(reach);
+        reach
+    }
+
+    /// Detaches the programs and forgets everybody.
+    pub(super) fn rest(&mut self, ebpf: &mut Ebpf) -> Result<(), MapError> {
+        if self.reach.take().is_none() {
+            return Ok(());
+        }
+        if let Some(link) = self.fork.take() {
+            with(ebpf, FORK.0, |program: &mut BtfTracePoint| program.detach(link));
+        }
+        if let Some(link) = self.clone.take() {
+            with(ebpf, CLONE.0, |program: &mut FEntry| program.detach(link));
+        }
+        // Nobody adds to it any more.
+        for pid in self.fates.keys().collect::<Result<Vec<_>, _>>()? {
+            self.fates.remove(&pid)?;
+        }
+        Ok(())
     }
 
     /// Decides what becomes of a process and of all that it forks from now on.
@@ -101,11 +138,11 @@ where
     &'e mut P: TryFrom<&'e mut aya::programs::Program, Error = ProgramError>,
     P: 'e,
 {
-    attach(ebpf, name, load)
+    with(ebpf, name, load)
 }
 
 /// Does something with a program; `false`, with a line in the debug log: it cannot be done.
-fn attach<'e, P>(
+fn with<'e, P>(
     ebpf: &'e mut Ebpf,
     name: &str,
     act: impl FnOnce(&mut P) -> Result<(), ProgramError>,

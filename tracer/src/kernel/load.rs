@@ -704,6 +704,26 @@ impl Probes {
         Ok(self.doom.attach(&mut self.ebpf))
     }
 
+    /// The same for one who goes on alone where the kernel side refuses.
+    pub(crate) fn decide(&mut self, process: ProcessId, lot: Lot) {
+        match self.doom(process, lot) {
+            Ok(reach) => log::debug!("{process:?} is {lot:?}; the kernel side: {reach:?}"),
+            Err(error) => log::warn!("failed to {error}"),
+        }
+    }
+
+    /// Whether the kernel side is ready to kill: [`LoadOptions::kills`], and it has a way to.
+    pub(crate) fn may_kill(&self) -> bool {
+        self.doom.is_ready()
+    }
+
+    /// Nobody is doomed any more: the kernel side forgets them all, and forks cost what they did before.
+    pub(crate) fn spare_all(&mut self) {
+        if let Err(error) = self.doom.rest(&mut self.ebpf) {
+            log::warn!("failed to forget who was doomed: {error}");
+        }
+    }
+
     /// What was counted so far.
     ///
     /// # Errors

@@ -22,7 +22,13 @@ pub(super) struct CleanedUp {
     /// How many more there were.
     requested_beyond: u64,
     summary: Option<Cleanup>,
+    /// From so many receipts on those that nobody asks for any more are dropped, where findings are told
+    /// as they change.
+    kept_at_most: usize,
 }
+
+/// Receipts that are kept whatever becomes of what they are about.
+const MANY_RECEIPTS: usize = 1024;
 
 /// Processes ended on request that are told one by one.
 const MOST_REQUESTED: usize = 1024;
@@ -78,7 +84,8 @@ impl Lineage {
     }
 
     fn requested(&mut self, process: ProcessId) {
-        if self.cleanup.requested.contains(&process) {
+        // There is no report that would tell of it, and whoever asked gets the receipt.
+        if self.findings.are_told() || self.cleanup.requested.contains(&process) {
             return;
         }
         if self.cleanup.requested.len() >= MOST_REQUESTED {
@@ -104,7 +111,21 @@ impl Lineage {
             !matches!(receipt.result, ActionResult::Ended | ActionResult::EndedByItself);
         let is_requested = self.cleanup.requested.contains(&receipt.process);
         if is_told || is_failure || is_requested {
+            self.findings.touch(receipt.process);
             self.cleanup.receipts.insert((receipt.process, receipt.kind), receipt);
+            self.drop_old_receipts();
         }
+    }
+
+    /// A run may last for months: of what is not told any more nobody asks what was done about it.
+    fn drop_old_receipts(&mut self) {
+        let CleanedUp { receipts, kept_at_most, .. } = &mut self.cleanup;
+        if !self.findings.are_told() || receipts.len() <= (*kept_at_most).max(MANY_RECEIPTS) {
+            return;
+        }
+        let findings = &self.findings;
+        receipts
+            .retain(|&(id, _), _| FindingKind::ALL.into_iter().any(|kind| findings.has(id, kind)));
+        *kept_at_most = 2 * receipts.len();
     }
 }

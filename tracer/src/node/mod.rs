@@ -366,7 +366,7 @@ impl Node {
                 self.deadlines.extend(deadline.map(|at| (at, run)));
                 known.deadline = deadline;
             }
-            if known.lineage.live() == 0 && known.lineage.is_over() {
+            if !known.is_held && known.lineage.live() == 0 && known.lineage.is_over() {
                 self.forget(run);
             }
         }
@@ -379,6 +379,15 @@ impl Node {
         }
         for id in known.reaped {
             self.leave(id);
+        }
+    }
+
+    /// Whether a run is to be remembered when its last process is gone, because somebody is at it.
+    pub fn hold(&mut self, run: RunId, is_held: bool) {
+        if let Some(known) = self.runs.get_mut(&run)
+            && std::mem::replace(&mut known.is_held, is_held) != is_held
+        {
+            self.touched.insert(run);
         }
     }
 

@@ -88,6 +88,8 @@ pub(super) struct Run {
     told_at_most: usize,
     is_opened: bool,
     is_ended: bool,
+    /// It is remembered though it is over.
+    pub(super) is_held: bool,
 }
 
 /// Below so many it does not matter.
@@ -115,6 +117,7 @@ impl Run {
             told_at_most: 0,
             is_opened: false,
             is_ended: false,
+            is_held: false,
         }
     }
 

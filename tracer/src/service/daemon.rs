@@ -6,6 +6,7 @@
 //! ```
 
 mod adopting;
+mod cleaning;
 mod recovering;
 mod settling;
 
@@ -14,11 +15,12 @@ use std::{io, path::PathBuf, rc::Rc, time::Duration};
 use thiserror::Error;
 use tokio::time::Instant;
 
+use cleaning::Cleaning;
 use recovering::HostReading;
 use settling::SETTLES_AFTER;
 
 use super::{
-    config::{Config, Reload, reload},
+    config::{Config, OnLeak, Reload, reload},
     control::{self, Control, Inquiry},
     metrics::{Metrics, SAMPLE_EVERY},
     news::{News, Origin, What},
@@ -122,11 +124,13 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
     let outlets = Outlets::start(&config, &Origin::of_host(), control.as_ref(), metrics)?;
     priority::raise(priority::JUDGES);
     let rules = Rc::new(config.rules.rules());
+    let cleaning = Cleaning::begin(config.on_leak, &rules).map_err(DaemonError::Procfs)?;
     let mut daemon = Daemon {
         probes,
         node: Node::new(config.thresholds, Rc::clone(&rules)),
         reader,
         observers,
+        cleaning,
         control,
         hearing: Hearing::new(listener),
         redactor: config.redactor(),
@@ -165,6 +169,7 @@ struct Daemon {
     node: Node,
     reader: Reader,
     observers: Observers,
+    cleaning: Cleaning,
     control: Option<Control>,
     hearing: Hearing,
     redactor: Redactor,
@@ -197,6 +202,7 @@ impl Daemon {
         let mut alive_due = alive_every.map(|every| Instant::now() + every);
         let mut sample_due = self.outlets.metrics().map(|_| Instant::now());
         loop {
+            self.clean_up().await?;
             self.settle();
             let deadline = self.deadline();
             tokio::select! {
@@ -251,7 +257,8 @@ impl Daemon {
 
     /// When the node wants to be called, on tokio's clock.
     fn deadline(&self) -> Option<Instant> {
-        let deadline = self.node.next_deadline()?;
+        let all = [self.node.next_deadline(), self.cleaning.next_deadline()];
+        let deadline = all.into_iter().flatten().min()?;
         Some(Instant::now() + deadline.since(self.clock.now()))
     }
 
@@ -369,6 +376,12 @@ impl Daemon {
                 self.rules = Rc::new(config.rules.rules());
                 self.redactor = config.redactor();
                 self.node.reconfigure(config.thresholds, Rc::clone(&self.rules));
+                self.cleaning.reconfigure(config.on_leak, &self.rules);
+                if config.on_leak == OnLeak::Kill && !self.probes.may_kill() {
+                    log::info!(
+                        "ends what leaks; the kernel side takes part in that after a restart only"
+                    );
+                }
                 if self.rules.markers() != markers {
                     log::warn!(
                         "the new rules ask for other environment variables: these are seen after a restart"
