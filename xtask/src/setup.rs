@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use crate::{
     command::{Root, cargo, find_program, output_of, run_quietly},
     host::{self, Host, SYSTEM_RUSTC},
+    kernels::qemu::{PROGRAM, Qemu},
     plan::{self, Linker, Package, Plan, Route},
     toolchain::{BPF_LINKER, NIGHTLY, Origin, RECORD, Rustc, Toolchain},
 };
@@ -52,20 +53,55 @@ pub(crate) fn ensure(root: &Path) -> Result<Toolchain> {
 }
 
 /// Makes sure of what `cargo xtask kernels` boots virtual machines with; nothing else needs it.
-pub(crate) fn ensure_virtual_machines() -> Result<()> {
+///
+/// Where qemu cannot be installed, because a package of the host is in its way, it is unpacked into
+/// `target/tools`.
+pub(crate) fn ensure_virtual_machines(root: &Path) -> Result<Qemu> {
     if env::consts::ARCH != "x86_64" {
         bail!("Debian's cloud kernels are run on x86_64 only, this is {}", env::consts::ARCH);
     }
-    let lacking = plan::MACHINE_TOOLS.iter().filter(|tool| !tool.is_there());
-    let packages: Vec<_> = lacking.map(|tool| Package::new(tool.package, tool.why)).collect();
-    if packages.is_empty() {
-        return Ok(());
+    let beside = root.join("target/tools/qemu");
+    let mut qemu = Qemu::unpacked(&beside).unwrap_or(Qemu::Installed);
+    for tool in &plan::MACHINE_TOOLS {
+        let is_qemu = tool.place == PROGRAM;
+        if tool.is_there() || is_qemu && qemu != Qemu::Installed {
+            continue;
+        }
+        match install_for("virtual machines", &[Package::new(tool.package, tool.why)]) {
+            Ok(()) if tool.is_there() => {}
+            Ok(()) => bail!("{} is installed, and there is still no {}", tool.package, tool.place),
+            Err(error) if is_qemu => {
+                eprintln!("setup: {} cannot be installed here, so it is unpacked", tool.package);
+                unpack(tool.package, &beside).with_context(|| format!("{error:#}"))?;
+                let unpacked = Qemu::unpacked(&beside);
+                qemu = unpacked.with_context(|| format!("{} has no {PROGRAM}", tool.package))?;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    install_for("virtual machines", &packages)?;
-    match plan::MACHINE_TOOLS.iter().find(|tool| !tool.is_there()) {
-        Some(tool) => bail!("{} is installed, and there is still no {}", tool.package, tool.place),
-        None => Ok(()),
+    Ok(qemu)
+}
+
+/// Unpacks a Debian package, and those that it needs and that are not installed, into a folder.
+fn unpack(package: &str, folder: &Path) -> Result<()> {
+    let archives = tempfile::tempdir()?;
+    fs::create_dir_all(archives.path().join("partial"))?;
+    let cache = format!("Dir::Cache::archives={}", archives.path().display());
+    // Nothing is installed or removed. What apt fetches as a user of its own could not be put there.
+    let fetch = ["-o", &cache, "-o", "APT::Sandbox::User=root", "--download-only", "--yes"];
+    let mut command = apt_get(Root::probe(), &fetch)?;
+    command.args(["--quiet", "--no-install-recommends", "install", package]);
+    run_quietly(&mut command)?;
+    // What has that name is whole.
+    let new = folder.with_extension("new");
+    fs::create_dir_all(&new)?;
+    for entry in fs::read_dir(archives.path())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "deb") {
+            run_quietly(Command::new("dpkg").arg("-x").arg(path).arg(&new))?;
+        }
     }
+    Ok(fs::rename(new, folder)?)
 }
 
 /// Makes sure of what compiles libFuzzer; only `cargo xtask fuzz` needs it.

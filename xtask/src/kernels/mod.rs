@@ -46,6 +46,7 @@ use contents::Built;
 use initramfs::Initramfs;
 use matrix::Matrix;
 use outcome::{Outcome, Verdict};
+use qemu::Qemu;
 use suite::{Suite, Test};
 
 /// The column of this machine's own kernel.
@@ -115,15 +116,14 @@ pub(crate) fn kernels(root: &Path, options: &Options) -> Result<()> {
     if asked.is_empty() {
         bail!("no kernel is left to run on");
     }
-    if asked.iter().any(|version| version != HOST) {
-        setup::ensure_virtual_machines()?;
-    }
+    let is_virtual = asked.iter().any(|version| version != HOST);
+    let qemu = if is_virtual { setup::ensure_virtual_machines(root)? } else { Qemu::Installed };
     let as_root = Root::probe();
     if asked.iter().any(|version| version == HOST) {
         // Refuse before a long build.
         as_root.command(Path::new("the tests"))?;
     }
-    let bench = Bench::build(root, options)?;
+    let bench = Bench::build(root, options, qemu)?;
     let mut columns = Vec::new();
     let mut kernels = Vec::new();
     let mut archive = Archive::new(bench.cache.clone(), options.update, options.mirror.clone());
@@ -159,10 +159,11 @@ struct Bench {
     cache: PathBuf,
     built: Built,
     tests: Vec<Test>,
+    qemu: Qemu,
 }
 
 impl Bench {
-    fn build(root: &Path, options: &Options) -> Result<Self> {
+    fn build(root: &Path, options: &Options, qemu: Qemu) -> Result<Self> {
         let tracer = build::build_tracer(root, build::Profile::Release)?;
         let TestBinaries { tests: programs, workloads } = build::build_end_to_end(root)?;
         let mut tests = Vec::new();
@@ -187,7 +188,7 @@ impl Bench {
         fs::create_dir_all(&cache).with_context(|| format!("no {}", cache.display()))?;
         let programs = programs.into_iter().map(|(_, executable)| executable).collect();
         let built = Built { workspace: root.to_owned(), programs, workloads, tracer };
-        Ok(Self { cache, built, tests })
+        Ok(Self { cache, built, tests, qemu })
     }
 
     fn suite(&self, jobs: usize, seconds: u64, slowness: u32) -> Suite {
@@ -245,8 +246,12 @@ impl Bench {
             kernel.package_version,
             console.display()
         );
-        let machine =
-            qemu::Machine { image: &kernel.image, initramfs: &initramfs, console: console.clone() };
+        let machine = qemu::Machine {
+            qemu: &self.qemu,
+            image: &kernel.image,
+            initramfs: &initramfs,
+            console: console.clone(),
+        };
         let patience = Patience { start: BOOT, silence: Duration::from_secs(2 * SECONDS_EMULATED) };
         let mut command = machine.command()?;
         let progress = progress(&title, self.failures(&title)?);

@@ -4,6 +4,7 @@
 //! few seconds either way.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -20,9 +21,43 @@ const MEMORY: &str = "3G";
 /// Processors of a machine.
 pub(crate) const PROCESSORS: usize = 2;
 
+/// Where the program is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Qemu {
+    /// In `PATH`.
+    Installed,
+    /// In a folder that packages were unpacked into.
+    Unpacked(PathBuf),
+}
+
+impl Qemu {
+    /// The one that was unpacked into this folder, if one was.
+    pub(crate) fn unpacked(folder: &Path) -> Option<Self> {
+        let is_there = folder.join("usr/bin").join(PROGRAM).is_file();
+        is_there.then(|| Self::Unpacked(folder.to_owned()))
+    }
+
+    fn command(&self) -> Command {
+        let Self::Unpacked(folder) = self else { return Command::new(PROGRAM) };
+        let mut command = Command::new(folder.join("usr/bin").join(PROGRAM));
+        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
+        let libraries = libraries.map(|place| folder.join(place));
+        let [modules, _] = &libraries;
+        command.env("QEMU_MODULE_DIR", modules.join("qemu"));
+        let paths: Vec<_> = libraries.iter().map(|path| path.as_os_str()).collect();
+        command.env("LD_LIBRARY_PATH", paths.join(OsStr::new(":")));
+        for firmware in ["usr/share/qemu", "usr/share/seabios"] {
+            command.arg("-L").arg(folder.join(firmware));
+        }
+        command
+    }
+}
+
 /// A machine that still has to be started.
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
+    /// What runs it.
+    pub(crate) qemu: &'a Qemu,
     /// The kernel.
     pub(crate) image: &'a Path,
     /// The initramfs; its `/init` is the first process.
@@ -35,10 +70,10 @@ impl Machine<'_> {
     /// The command that runs the machine until it switches itself off. The guest's second serial
     /// line is its standard output.
     pub(crate) fn command(&self) -> Result<Command> {
-        let Self { image, initramfs, console } = self;
+        let Self { qemu, image, initramfs, console } = self;
         // Made first: an error of qemu's own would say less.
         File::create(console)?;
-        let mut command = Command::new(PROGRAM);
+        let mut command = qemu.command();
         command
             // All processors of the guest in one thread. In several, a processor of the guest may
             // execute an instruction that another has replaced a while ago, and the kernel, which
@@ -94,6 +129,23 @@ fn option(prefix: &str, path: &Path) -> std::ffi::OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unpacked_one_runs_with_its_own_libraries_and_firmware() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Qemu::unpacked(folder.path()), None);
+        let program = folder.path().join("usr/bin").join(PROGRAM);
+        std::fs::create_dir_all(program.parent().unwrap()).unwrap();
+        std::fs::write(&program, "").unwrap();
+        let qemu = Qemu::unpacked(folder.path()).unwrap();
+        let command = qemu.command();
+        assert_eq!(command.get_program(), program);
+        let libraries = command.get_envs().find(|(name, _)| *name == "LD_LIBRARY_PATH");
+        let libraries = libraries.and_then(|(_, value)| value).unwrap().to_string_lossy();
+        let places: Vec<_> = libraries.split(':').map(Path::new).collect();
+        assert!(places.iter().all(|place| place.starts_with(folder.path())), "{places:?}");
+        assert_eq!(command.get_args().filter(|argument| *argument == "-L").count(), 2);
+    }
 
     #[test]
     fn commas_in_paths_do_not_end_an_option() {
