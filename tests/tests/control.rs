@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs};
 
 use serde_json::Value;
+use tempfile::TempDir;
 use tracer_tests::daemon::Daemon;
 use tracer_tests::{Run, Running, binary, proc, sys};
 
@@ -248,6 +249,18 @@ fn follower_is_told_what_is_found_as_it_is_found() {
     assert!(past.iter().any(|leak| leak["finding"]["process"]["pid"] == zombie));
 }
 
+/// The program where everybody may go.
+fn tracer_for_everybody() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+    let tracer = folder.path().join("tracer");
+    // By another process: what other tests fork at this moment would have this one's open for writing,
+    // and nobody could execute it.
+    let copied = Command::new("cp").arg(binary::tracer()).arg(&tracer).status().expect("cp");
+    assert!(copied.success());
+    (folder, tracer)
+}
+
 /// What another user gets of tracer.
 fn as_stranger(daemon: &Asked, tracer: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(tracer);
@@ -261,11 +274,7 @@ fn another_user_sees_nothing_of_what_is_not_his() {
     let running = agent(&name, &["keeps-server", "listen=tcp"]);
     let sleeper = running.fact("sleeper");
     until_known(&daemon, &name, 2);
-    // Where this one lies he may not go.
-    let folder = tempfile::tempdir().expect("a folder");
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
-    let tracer = folder.path().join("tracer");
-    fs::copy(binary::tracer(), &tracer).expect("a copy");
+    let (_folder, tracer) = tracer_for_everybody();
     let ask = |args: &[&str]| as_stranger(&daemon, &tracer, args);
     let ps = parsed(&ask(&["ps", "--json"]));
     assert_eq!((&ps["total"], &ps["runs"]), (&0.into(), &serde_json::json!([])));
@@ -309,4 +318,83 @@ fn second_daemon_at_the_same_socket_is_refused_and_the_first_goes_on() {
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("another tracer daemon has it"), "{said}");
     assert!(daemon.ask(&["ps"]).status.success());
+}
+
+/// Whom a plan ends, and what became of them.
+#[track_caller]
+fn ended(told: &Value) -> Vec<i64> {
+    let receipts = told["receipts"].as_array().cloned().unwrap_or_default();
+    let gone = receipts.iter().filter(|one| one["gone"] == true);
+    gone.map(|one| one["pid"].as_i64().expect("a pid")).collect()
+}
+
+#[test]
+fn process_is_ended_by_the_daemon_with_all_that_it_has_forked() {
+    let (daemon, name) = (Asked::start(), unique());
+    let script =
+        r#""$WORKLOAD" keeps-server & "$WORKLOAD" sleep as=other streams=null & wait; exit 0"#;
+    let running = Run::shell(script).alone().env("TRACER_AGENT", &*name).start();
+    let (server, child) = (running.fact("root").pid, running.fact("sleeper").pid);
+    let other = running.fact("other").pid;
+    until_known(&daemon, &name, 4);
+    let dry = daemon.json(&["kill", &server.to_string(), "--dry-run"]);
+    assert_eq!(dry["plan"]["ends"], 2, "{dry}");
+    assert!(sys::exists(server) && sys::exists(child), "a plan has touched them");
+    let told = daemon.json(&["kill", &server.to_string(), "--yes"]);
+    assert_eq!(ended(&told), [i64::from(server), i64::from(child)], "{told}");
+    assert!(!sys::exists(server) && !sys::exists(child), "they live: {told}");
+    assert!(sys::exists(other), "it was ended: {told}");
+    sys::kill(other, libc::SIGKILL);
+    running.finish();
+}
+
+#[test]
+fn whoever_listens_at_a_port_is_ended_by_the_daemon() {
+    let (daemon, name) = (Asked::start(), unique());
+    let running = agent(&name, &["keeps-server", "listen=tcp"]);
+    let sleeper = running.fact("sleeper");
+    until_known(&daemon, &name, 2);
+    let port = format!(":{}", sleeper.number("port"));
+    let told = daemon.json(&["kill", &port, "--yes"]);
+    assert_eq!(ended(&told), [i64::from(sleeper.pid)], "{told}");
+    assert_eq!(told["receipts"][0]["ports"][0]["free"], true, "{told}");
+    let again = daemon.ask(&["kill", &port, "--yes"]);
+    assert_eq!(again.status.code(), Some(125), "{again:?}");
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(said.contains("nobody of an agent listens at port"), "{said}");
+}
+
+/// Its root too: when the last of it is gone the run is forgotten, and what came of it is told first.
+#[test]
+fn invocation_is_ended_by_the_daemon_as_a_whole() {
+    let (daemon, name) = (Asked::start(), unique());
+    let running = agent(&name, &["keeps-server", "listen=tcp"]);
+    let server = running.fact("sleeper").pid;
+    let known = until_known(&daemon, &name, 2);
+    let id = known[0]["invocation"].as_str().expect("an id");
+    let told = daemon.json(&["kill", id, "--yes"]);
+    assert_eq!(ended(&told).len(), 2, "{told}");
+    assert_eq!(told["all_ended"], true, "{told}");
+    proc::until("the server is gone", || (!sys::exists(server)).then_some(()));
+    running.finish();
+    proc::until("the run is forgotten", || daemon.processes(&name).is_empty().then_some(()));
+}
+
+#[test]
+fn another_user_may_end_nothing_not_even_of_his_own() {
+    let (daemon, name) = (Asked::start(), unique());
+    let running = agent(&name, &["keeps-server", "listen=tcp"]);
+    let sleeper = running.fact("sleeper");
+    let known = until_known(&daemon, &name, 2);
+    let (_folder, tracer) = tracer_for_everybody();
+    let port = format!(":{}", sleeper.number("port"));
+    let id = known[0]["invocation"].as_str().expect("an id");
+    for what in [port.as_str(), &sleeper.pid.to_string(), id] {
+        let refused = as_stranger(&daemon, &tracer, &["kill", what, "--yes"]);
+        assert_eq!(refused.status.code(), Some(125), "{refused:?}");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("only root and the members of api.group may"), "{said}");
+        assert!(!said.contains(&name), "{said}");
+    }
+    assert!(sys::exists(sleeper.pid), "it was ended");
 }

@@ -26,6 +26,7 @@ mod quantity;
 pub mod recording;
 pub mod redact;
 pub mod report;
+mod requests;
 pub mod service;
 pub mod signals;
 pub mod toolcall;

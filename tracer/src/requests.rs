@@ -15,27 +15,31 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc::UnboundedReceiver, time::Instant};
+use tokio::{
+    sync::{mpsc::UnboundedReceiver, oneshot},
+    time::Instant,
+};
 
-use super::{Driver, INVOCATION, RunError, at, cleaning::Cleaning};
 use crate::{
-    cleanup::{Left, Plan, Request as Agreed, Sought, Target as Meant},
+    cleanup::{Allow, Left, Plan, Request as Agreed, Sought, Target as Meant},
+    driver::at,
     escape::lossless,
-    lineage::{ActionResult, Event, Lineage, Observation, PortFreed, ProcessId, Receipt, Stage},
-    observers::{Answered, Question},
+    lineage::{
+        ActionResult, Event, Lineage, Nanos, Observation, PortFreed, ProcessId, Receipt, Stage,
+    },
+    observers::{Answered, Observers, Question},
     procfs::Procfs,
+    redact::Redactor,
     signals,
     toolcall::{
         answer::ToldCall,
         kill::{
-            Answer, LeftAlone, PlanPage, PlannedProcess, ReceiptsPage, Refusal, Reply, Request,
-            Run, RunAgent, Target, ToldPort, ToldReceipt, Wants, page,
+            Answer, LeftAlone, PlanPage, PlannedProcess, ReceiptsPage, Refusal, Run, RunAgent,
+            ToldPort, ToldReceipt, Wants, page,
         },
-        listener::Received,
-        message::Body,
     },
 };
-use view::View;
+pub(crate) use view::View;
 
 /// Requests whose processes are looked at, at once.
 const MOST_LOOKING: usize = 8;
@@ -54,36 +58,94 @@ const MAX_LINE: usize = 512;
 /// Agents of a run that are told, and addresses of a process.
 const MOST_TOLD: usize = 16;
 
-/// Who asks: nobody else may act on what it was told.
+/// A question, and who has it: nobody else may act on what it is told.
 #[derive(Clone, Debug)]
-struct Client {
-    pid: u32,
-    uid: u32,
-    address: SocketAddr,
-    view: View,
+pub(crate) struct Asked {
+    /// Its pid in the tracer's PID namespace; 0: it has none there.
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+    /// Where datagrams for it go; `None`: it waits at a connection of its own.
+    pub(crate) address: Option<SocketAddr>,
+    /// Its own number of the question. The same one with an address is the same question again.
+    pub(crate) number: u64,
+    pub(crate) at: Nanos,
 }
 
-impl Client {
-    fn is(&self, received: &Received) -> bool {
-        let name = |address: &SocketAddr| {
+impl Asked {
+    fn is_by(&self, other: &Self) -> bool {
+        let name = |asked: &Self| {
             use std::os::linux::net::SocketAddrExt as _;
-            let path = address.as_pathname().map(std::path::Path::to_owned);
-            (address.as_abstract_name().map(<[u8]>::to_vec), path)
+            asked.address.as_ref().map(|address| {
+                let path = address.as_pathname().map(std::path::Path::to_owned);
+                (address.as_abstract_name().map(<[u8]>::to_vec), path)
+            })
         };
-        self.pid == received.sender
-            && Some(self.uid) == received.uid
-            && received.from.as_ref().is_some_and(|from| name(from) == name(&self.address))
+        self.pid == other.pid && self.uid == other.uid && name(self) == name(other)
     }
+
+    fn is(&self, other: &Self) -> bool {
+        self.address.is_some() && self.number == other.number && self.is_by(other)
+    }
+}
+
+/// Where the answer goes of one that is not answered at once.
+pub(crate) type Waiting = Option<oneshot::Sender<Answer>>;
+
+/// The run that a request is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Scene<'s> {
+    /// Its number.
+    pub(crate) run: u32,
+    pub(crate) lineage: &'s Lineage,
+    /// What it runs, as it is told.
+    pub(crate) command: &'s [Vec<u8>],
+    pub(crate) observers: &'s Observers,
+    pub(crate) redactor: &'s Redactor,
+    pub(crate) allow: &'s Allow,
+    pub(crate) now: Nanos,
+}
+
+impl Scene<'_> {
+    /// The run, as who may end it is told.
+    pub(crate) fn told(&self) -> Run {
+        let agents = self.lineage.nested_agents().into_iter().take(MOST_TOLD);
+        Run {
+            invocation: self.lineage.root().unwrap_or_default().to_string(),
+            tracer: std::process::id(),
+            command: told_line(self.command),
+            agents: agents
+                .map(|agent| RunAgent {
+                    invocation: agent.invocation,
+                    name: agent.name,
+                    pid: agent.pid,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What a target means in a run.
+#[derive(Clone, Debug)]
+pub(crate) enum Named {
+    /// A process, with all that it has forked.
+    Process(ProcessId),
+    /// An invocation, by its root.
+    Invocation(ProcessId),
+    /// Whoever of the run listens at this port.
+    Port(u16),
+    /// Those who were found to listen.
+    Listeners(Vec<ProcessId>),
 }
 
 /// A request whose processes are being looked at.
 #[derive(Debug)]
-pub(super) struct Looking {
-    received: Received,
-    client: Client,
-    request: u64,
-    target: Target,
-    named: Option<ProcessId>,
+pub(crate) struct Looking {
+    pub(crate) asked: Asked,
+    pub(crate) waiting: Waiting,
+    /// The number of the run that it is about.
+    pub(crate) run: u32,
+    view: View,
+    named: Named,
     call: Option<String>,
     deadline: Instant,
     looks: UnboundedReceiver<Answered>,
@@ -94,8 +156,10 @@ pub(super) struct Looking {
 #[derive(Debug)]
 struct Planned {
     number: u64,
-    client: Client,
-    request: u64,
+    asked: Asked,
+    view: View,
+    run: u32,
+    told_run: Run,
     plan: Plan,
     told: Vec<PlannedProcess>,
     listening: HashMap<ProcessId, Vec<Vec<u8>>>,
@@ -111,39 +175,24 @@ enum State {
     Done { receipts: Vec<ToldReceipt>, fetched: bool, at: Instant },
 }
 
-/// All requests of a run.
-#[derive(Debug)]
-pub(super) struct Requests {
-    command: Vec<String>,
+/// All requests.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
     procfs: Option<Procfs>,
     looking: Vec<Looking>,
     plans: VecDeque<Planned>,
     last: u64,
     refused: u32,
-    /// Agreed to, and not yet in the cleaner's hands.
-    agreed: Vec<Agreed>,
-    /// The run comes to its end: nothing more is begun.
-    pub(super) is_over: bool,
+    /// Agreed to, and not yet in the hands of the run's cleaner.
+    agreed: Vec<(u32, Agreed)>,
+    /// Everything comes to its end: nothing more is begun.
+    pub(crate) is_over: bool,
 }
 
 impl Requests {
-    /// None yet. `command`: COMMAND as it is told.
-    pub(super) fn new(command: &[Vec<u8>]) -> Self {
-        Self {
-            command: told_line(command),
-            procfs: None,
-            looking: Vec::new(),
-            plans: VecDeque::new(),
-            last: 0,
-            refused: 0,
-            agreed: Vec::new(),
-            is_over: false,
-        }
-    }
-
     /// The next request whose processes have been looked at, or whose time for that is over. Cancel
     /// safe: what looks gave stays.
-    pub(super) async fn looked(&mut self) -> Looking {
+    pub(crate) async fn looked(&mut self) -> Looking {
         loop {
             let overdue = self.looking.iter().map(|looking| looking.deadline).min();
             let next = std::future::poll_fn(|cx| poll(&mut self.looking, cx));
@@ -160,19 +209,19 @@ impl Requests {
         }
     }
 
-    /// What was agreed to since the last call.
-    pub(super) fn take_agreed(&mut self) -> Vec<Agreed> {
+    /// What was agreed to since the last call, and of which runs.
+    pub(crate) fn take_agreed(&mut self) -> Vec<(u32, Agreed)> {
         std::mem::take(&mut self.agreed)
     }
 
     /// Whether something was agreed to that is not in the cleaner's hands.
-    pub(super) fn has_agreed(&self) -> bool {
+    pub(crate) fn has_agreed(&self) -> bool {
         !self.agreed.is_empty()
     }
 
     /// Until when the end of the run waits for who asked to fetch what came of it; `None`: nobody is
     /// waited for.
-    pub(super) fn awaited_until(&self) -> Option<Instant> {
+    pub(crate) fn awaited_until(&self) -> Option<Instant> {
         let until = |plan: &Planned| match plan.state {
             State::Done { fetched: false, at, .. } => {
                 Some((plan.contact + LINGER).min(at + LONGEST_LINGER))
@@ -184,7 +233,7 @@ impl Requests {
     }
 
     /// What came of a request.
-    pub(super) fn fulfilled(&mut self, number: u64, receipts: &[Receipt], lineage: &Lineage) {
+    pub(crate) fn fulfilled(&mut self, number: u64, receipts: &[Receipt], lineage: &Lineage) {
         let procfs = self.procfs.as_ref();
         if let Some(planned) = self.plans.iter_mut().find(|plan| plan.number == number) {
             let told = receipts.iter().map(|receipt| planned.told(receipt, procfs, lineage));
@@ -194,9 +243,9 @@ impl Requests {
         }
     }
 
-    fn of(&mut self, received: &Received, number: u64) -> Option<&mut Planned> {
+    fn of(&mut self, asked: &Asked, number: u64) -> Option<&mut Planned> {
         let mut plans = self.plans.iter_mut();
-        plans.find(|plan| plan.number == number && plan.client.is(received))
+        plans.find(|plan| plan.number == number && plan.asked.is_by(asked))
     }
 
     /// Makes room for one more plan; `false`: all that are kept are being acted on.
@@ -208,21 +257,28 @@ impl Requests {
         idle.and_then(|idle| self.plans.remove(idle)).is_some()
     }
 
-    /// The run, as who may end it is told.
-    fn run(&self, lineage: &Lineage) -> Run {
-        let agents = lineage.nested_agents().into_iter().take(MOST_TOLD);
-        Run {
-            invocation: lineage.root().unwrap_or_default().to_string(),
-            tracer: std::process::id(),
-            command: self.command.clone(),
-            agents: agents
-                .map(|agent| RunAgent {
-                    invocation: agent.invocation,
-                    name: agent.name,
-                    pid: agent.pid,
-                })
-                .collect(),
+    /// How those see pids who are in the PID namespace of this process.
+    pub(crate) fn view(&mut self, pid: u32) -> Result<View, No> {
+        if self.procfs.is_none() {
+            let procfs = Procfs::of_host();
+            let failed = |error| No(Refusal::Failed, format!("tracer cannot use /proc: {error}"));
+            self.procfs = Some(procfs.map_err(failed)?);
         }
+        Ok(self.procfs.as_ref().map_or(View::Unknown, |procfs| View::of(procfs, pid)))
+    }
+
+    /// Who has this pid in that view, of a run.
+    pub(crate) fn process(&self, view: View, lineage: &Lineage, pid: u32) -> Option<ProcessId> {
+        view.process(self.procfs.as_ref()?, lineage, pid)
+    }
+
+    /// Notes that somebody may not end processes, and why.
+    pub(crate) fn not_permitted(&mut self, pid: u32, reason: String) -> No {
+        self.refused = self.refused.saturating_add(1);
+        if self.refused <= MOST_LOGGED {
+            log::warn!("refused to end processes for process {pid}: {reason}");
+        }
+        No(Refusal::NotPermitted, reason)
     }
 }
 
@@ -247,238 +303,166 @@ fn poll(looking: &mut [Looking], cx: &mut Context<'_>) -> Poll<usize> {
 }
 
 /// Why nothing is done.
-struct No(Refusal, String);
+#[derive(Debug)]
+pub(crate) struct No(pub(crate) Refusal, pub(crate) String);
 
-impl Driver<'_> {
-    /// Somebody wants processes to be ended.
-    pub(super) fn requested(&mut self, received: Received) {
-        let Body::Kill(Request { number, wants }) = received.message.body.clone() else { return };
-        let from = received.from.clone();
-        let (uid, address) = match (self.may_kill(&received), &from) {
-            // An answer has nowhere to go.
-            (_, None) => return,
-            (Ok(uid), Some(address)) => (uid, address.clone()),
-            (Err(No(code, reason)), Some(address)) => {
-                let answer = Answer::Refused { code, reason, run: None };
-                self.hearing.reply(address, &Reply::to(number, answer));
-                return;
-            }
-        };
-        let answer = match wants {
-            Wants::Plan { target, call } => {
-                let sender = received.sender;
-                self.look(received, (sender, uid, address.clone()), number, target, call)
-            }
-            Wants::Show { plan, from } => self.show(&received, plan, from),
-            Wants::Act { plan } => self.agree(&received, plan),
-            Wants::Receipts { plan, from } => self.receipts(&received, plan, from),
-        };
-        self.reply(&address, number, answer);
+impl No {
+    /// As an answer. `run`: the run that was asked, for who may know of it.
+    pub(crate) fn answer(self, run: Option<Run>) -> Answer {
+        let Self(code, reason) = self;
+        Answer::Refused { code, reason, run }
     }
+}
 
-    fn reply(&self, to: &SocketAddr, request: u64, answer: Result<Answer, No>) {
-        let answer = answer.unwrap_or_else(|No(code, reason)| {
-            let run = Some(self.requests.run(&self.lineage));
-            Answer::Refused { code, reason, run }
-        });
-        self.hearing.reply(to, &Reply::to(request, answer));
-    }
-
-    /// The user who asks, if that one may end processes: root, and who tracer runs as.
-    fn may_kill(&mut self, received: &Received) -> Result<u32, No> {
-        let own = rustix::process::geteuid().as_raw();
-        let reason = match received.uid {
-            Some(uid) if uid == 0 || uid == own => return Ok(uid),
-            Some(uid) => format!("uid {uid} may not: only root and uid {own}, who tracer runs as"),
-            None => "the kernel does not tell who asks".to_owned(),
-        };
-        self.requests.refused = self.requests.refused.saturating_add(1);
-        if self.requests.refused <= MOST_LOGGED {
-            log::warn!("refused to end processes for process {}: {reason}", received.sender);
+impl Requests {
+    /// What was asked before with the same number, if it was: an answer that was lost is given anew.
+    pub(crate) fn again(&mut self, asked: &Asked) -> Option<Result<Answer, No>> {
+        if self.looking.iter().any(|looking| looking.asked.is(asked)) {
+            return Some(Ok(Answer::Looking));
         }
-        Err(No(Refusal::NotPermitted, reason))
+        let number = self.plans.iter().find(|plan| plan.asked.is(asked))?.number;
+        Some(self.show(asked, number, 0))
     }
 
-    /// Begins to look at all that may be meant.
-    fn look(
+    /// Begins to look at all that may be meant. Who waits is answered when that is done; who cannot is
+    /// refused at once.
+    pub(crate) fn look(
         &mut self,
-        received: Received,
-        (pid, uid, address): (u32, u32, SocketAddr),
-        request: u64,
-        target: Target,
+        asked: Asked,
+        waiting: Waiting,
+        named: Named,
         call: Option<String>,
-    ) -> Result<Answer, No> {
-        let requests = &mut self.requests;
-        let again = |client: &Client, number| number == request && client.is(&received);
-        if requests.looking.iter().any(|one| again(&one.client, one.request)) {
-            return Ok(Answer::Looking);
+        scene: Scene<'_>,
+    ) -> Result<(), (Waiting, No)> {
+        let Scene { run, lineage, observers, .. } = scene;
+        if self.looking.len() >= MOST_LOOKING {
+            return Err((waiting, No(Refusal::Busy, "too many are asking: ask again".to_owned())));
         }
-        if let Some(plan) = requests.plans.iter().find(|one| again(&one.client, one.request)) {
-            let number = plan.number;
-            return self.show(&received, number, 0);
-        }
-        // Else whoever COMMAND has left could keep the run from ending.
-        let has_settled = self.lineage.is_settled() && self.command.status().is_some();
-        if requests.is_over || has_settled {
-            return Err(No(Refusal::RunOver, "the run is over".to_owned()));
-        }
-        if requests.looking.len() >= MOST_LOOKING {
-            return Err(No(Refusal::Busy, "too many are asking: ask again".to_owned()));
-        }
-        let view = {
-            let procfs = self.ready()?;
-            View::of(procfs, pid)
-        };
-        let named = self.named(view, &target)?;
         if let Some(call) = &call
-            && !self.lineage.knows_call(call)
+            && !lineage.knows_call(call)
         {
             let reason = format!("no tool call of the id {call} is known");
-            return Err(No(Refusal::UnknownCall, reason));
+            return Err((waiting, No(Refusal::UnknownCall, reason)));
         }
-        let all = match named {
-            Some(top) => {
-                let below = self.lineage.below(&[top].into_iter().collect(), &<_>::default());
-                // Who is kept keeps those below.
-                let mut all = self.lineage.above(top);
-                all.extend(below.into_iter().map(|member| member.id));
-                all
-            }
-            None => self.lineage.everyone(),
+        let view = match self.view(asked.pid) {
+            Ok(view) => view,
+            Err(no) => return Err((waiting, no)),
+        };
+        let tops = match &named {
+            Named::Process(top) | Named::Invocation(top) => std::slice::from_ref(top),
+            Named::Listeners(tops) => tops,
+            Named::Port(_) => &[],
+        };
+        let all = if tops.is_empty() {
+            lineage.everyone()
+        } else {
+            let below = lineage.below(&tops.iter().copied().collect(), &<_>::default());
+            // Who is kept keeps those below.
+            let mut all: Vec<_> = tops.iter().flat_map(|top| lineage.above(*top)).collect();
+            all.extend(below.into_iter().map(|member| member.id));
+            all
         };
         let questions = all.into_iter().filter_map(|process| {
-            let pids = self.lineage.pids_of(process)?;
-            Some(Question { run: INVOCATION, process, pids, waits: None })
+            let pids = lineage.pids_of(process)?;
+            Some(Question { run, process, pids, waits: None })
         });
-        let looks = self.observers.look_at(questions.collect());
-        let client = Client { pid, uid, address, view };
+        let looks = observers.look_at(questions.collect());
         let deadline = Instant::now() + PATIENCE;
         let seen = HashMap::new();
-        self.requests.looking.push(Looking {
-            received,
-            client,
-            request,
-            target,
+        self.looking.push(Looking {
+            asked,
+            waiting,
+            run,
+            view,
             named,
             call,
             deadline,
             looks,
             seen,
         });
-        Ok(Answer::Looking)
-    }
-
-    /// Makes ready to end processes, once.
-    fn ready(&mut self) -> Result<&Procfs, No> {
-        let failed = |error| No(Refusal::Failed, format!("tracer cannot use /proc: {error}"));
-        if self.requests.procfs.is_none() {
-            // Where leaks are ended it was there from the beginning.
-            if !self.settings.leaks {
-                self.cleaning = Some(Cleaning::begin(self.settings.clone()).map_err(failed)?);
-            }
-            self.requests.procfs = Some(Procfs::of_host().map_err(failed)?);
-        }
-        let none = || No(Refusal::Failed, "tracer cannot use /proc".to_owned());
-        self.requests.procfs.as_ref().ok_or_else(none)
-    }
-
-    /// The process that is named, or the root of the invocation; `None`: whoever listens.
-    fn named(&self, view: View, target: &Target) -> Result<Option<ProcessId>, No> {
-        let unknown = |what: String| No(Refusal::UnknownTarget, what);
-        match target {
-            Target::Port(_) => Ok(None),
-            Target::Invocation(id) => {
-                let root = self.lineage.root_of_invocation(id);
-                root.map(Some).ok_or_else(|| unknown(format!("it has no invocation {id}")))
-            }
-            Target::Process(_) if view == View::Unknown => Err(unknown(
-                "tracer does not see who asks, nor whom its pids mean: name a port or an invocation"
-                    .to_owned(),
-            )),
-            Target::Process(pid) => {
-                let procfs = self.requests.procfs.as_ref();
-                let process = procfs.and_then(|procfs| view.process(procfs, &self.lineage, *pid));
-                process.map(Some).ok_or_else(|| unknown(format!("it has no process {pid}")))
-            }
-        }
-    }
-
-    /// Plans, now that all that may be meant has been looked at, and answers.
-    pub(super) async fn plan(&mut self, looking: Looking) -> Result<(), RunError> {
-        // Who has ended meanwhile, and what was forked.
-        self.catch_up().await?;
-        let (request, address) = (looking.request, looking.client.address.clone());
-        let answer = self.planned(looking);
-        self.reply(&address, request, answer);
         Ok(())
     }
 
-    fn planned(&mut self, looking: Looking) -> Result<Answer, No> {
-        let Looking { received, client, request, target, named, call, mut seen, .. } = looking;
+    /// Answers all but [`Wants::Plan`].
+    pub(crate) fn answer(&mut self, asked: &Asked, wants: &Wants) -> Result<Answer, No> {
+        match *wants {
+            Wants::Plan { .. } => Err(unknown()),
+            Wants::Show { plan, from } => self.show(asked, plan, from),
+            Wants::Act { plan } => self.agree(asked, plan),
+            Wants::Receipts { plan, from } => self.receipts(asked, plan, from),
+        }
+    }
+
+    /// Plans, now that all that may be meant has been looked at, and everything that has happened
+    /// meanwhile was taken in.
+    pub(crate) fn plan(&mut self, looking: Looking, scene: Scene<'_>) -> Result<Answer, No> {
+        let Scene { run, lineage, redactor, allow, now, .. } = scene;
+        let Looking { asked, view, named, call, mut seen, .. } = looking;
         for observation in seen.values_mut() {
             if let Some(args) = &mut observation.args {
-                self.redactor.clean(args);
+                redactor.clean(args);
             }
         }
-        let meant = match (&target, named) {
-            (Target::Invocation(_), Some(root)) => Meant::Invocation(root),
-            (_, Some(process)) => Meant::Process(process),
-            (Target::Port(port), None) => {
-                let all = listeners(&self.lineage, &seen, *port);
+        let meant = match named {
+            Named::Invocation(root) => Meant::Invocation(root),
+            Named::Process(process) => Meant::Process(process),
+            Named::Listeners(all) => Meant::Listeners(all),
+            Named::Port(port) => {
+                let all = listeners(lineage, &seen, port);
                 if all.is_empty() {
                     let reason = format!("nobody of it listens at port {port}");
                     return Err(No(Refusal::UnknownTarget, reason));
                 }
                 Meant::Listeners(all)
             }
-            (_, None) => return Err(No(Refusal::UnknownTarget, "it is gone".to_owned())),
         };
         let sought = Sought {
             target: &meant,
             call: call.as_deref(),
-            asker: (client.pid != 0).then(|| self.lineage.with_pid(client.pid)).flatten(),
-            asked_at: received.sent_at,
+            asker: (asked.pid != 0).then(|| lineage.with_pid(asked.pid)).flatten(),
+            asked_at: asked.at,
             seen: &seen,
-            allow: self.settings.allow.as_ref(),
+            allow: allow.as_ref(),
         };
-        let plan = Plan::of(&self.lineage, self.clock.now(), sought);
-        if !self.requests.make_room() {
+        let plan = Plan::of(lineage, now, sought);
+        if !self.make_room() {
             return Err(No(Refusal::Busy, "too much is being ended: ask again".to_owned()));
         }
         let mut all: Vec<_> = plan.ends.iter().map(|&id| (id, None)).collect();
         all.extend(plan.left.iter().map(|left| (left.process, Some(left))));
         all.sort_unstable_by_key(|(id, _)| id.by_birth());
-        let procfs = self.requests.procfs.as_ref();
-        let told = all.into_iter().filter_map(|(id, left)| {
-            told(&self.lineage, procfs, client.view, id, seen.get(&id), left)
-        });
+        let procfs = self.procfs.as_ref();
+        let told = all
+            .into_iter()
+            .filter_map(|(id, left)| told(lineage, procfs, view, id, seen.get(&id), left));
         let told = told.collect();
         let listening = seen.iter().map(|(id, seen)| (*id, seen.ports()));
         let listening = listening.filter(|(_, all)| !all.is_empty()).collect();
-        self.requests.last += 1;
-        let number = self.requests.last;
-        self.requests.plans.push_back(Planned {
+        self.last += 1;
+        let number = self.last;
+        self.plans.push_back(Planned {
             number,
-            client,
-            request,
+            asked: asked.clone(),
+            view,
+            run,
+            told_run: scene.told(),
             plan,
             told,
             listening,
             state: State::Shown,
             contact: Instant::now(),
         });
-        self.show(&received, number, 0)
+        self.show(&asked, number, 0)
     }
 
-    fn show(&mut self, received: &Received, number: u64, from: u64) -> Result<Answer, No> {
-        let run = self.requests.run(&self.lineage);
-        let Planned { plan, told, .. } = self.requests.of(received, number).ok_or_else(unknown)?;
+    fn show(&mut self, asked: &Asked, number: u64, from: u64) -> Result<Answer, No> {
+        let Planned { plan, told, told_run, .. } = self.of(asked, number).ok_or_else(unknown)?;
         let Plan { ends, left, unsure, .. } = plan;
         let (processes, next) = page(told, from);
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         Ok(Answer::Plan(PlanPage {
             plan: number,
-            run,
+            run: told_run.clone(),
             ends: count(ends.len()),
             left: count(left.len()),
             ambiguous: unsure.ambiguous,
@@ -490,10 +474,10 @@ impl Driver<'_> {
     }
 
     /// Who asked for a plan wants it to be done.
-    fn agree(&mut self, received: &Received, number: u64) -> Result<Answer, No> {
-        let is_over = self.requests.is_over;
-        let planned = self.requests.of(received, number).ok_or_else(unknown)?;
-        let Planned { client, plan, listening, state, contact, .. } = planned;
+    fn agree(&mut self, asked: &Asked, number: u64) -> Result<Answer, No> {
+        let is_over = self.is_over;
+        let planned = self.of(asked, number).ok_or_else(unknown)?;
+        let Planned { run, plan, listening, state, contact, .. } = planned;
         *contact = Instant::now();
         match state {
             // It asks again: the answer was lost.
@@ -507,19 +491,28 @@ impl Driver<'_> {
             }
             State::Shown => *state = State::Acting,
         }
-        let pid = match client.pid {
+        let pid = match asked.pid {
             0 => "of another PID namespace".to_owned(),
             pid => format!("pid {pid}"),
         };
-        let decided_by = format!("tracer kill by uid {} ({pid})", client.uid);
+        let decided_by = format!("tracer kill by uid {} ({pid})", asked.uid);
         log::info!("{decided_by}: ends {} processes", plan.ends.len());
         let agreed = plan.agreed(number, decided_by, std::mem::take(listening));
-        self.requests.agreed.push(agreed);
+        let agreed = (*run, agreed);
+        self.agreed.push(agreed);
         Ok(Answer::Begun)
     }
 
-    fn receipts(&mut self, received: &Received, number: u64, from: u64) -> Result<Answer, No> {
-        let planned = self.requests.of(received, number).ok_or_else(unknown)?;
+    /// The run of a plan is over: nothing comes of it any more.
+    pub(crate) fn give_up(&mut self, number: u64) {
+        if let Some(planned) = self.plans.iter_mut().find(|plan| plan.number == number) {
+            planned.state =
+                State::Done { receipts: Vec::new(), fetched: false, at: Instant::now() };
+        }
+    }
+
+    fn receipts(&mut self, asked: &Asked, number: u64, from: u64) -> Result<Answer, No> {
+        let planned = self.of(asked, number).ok_or_else(unknown)?;
         planned.contact = Instant::now();
         let page = match &mut planned.state {
             State::Shown => return Err(unknown()),
@@ -600,7 +593,7 @@ impl Planned {
         // Who was forked since.
         let other = || {
             let shown = lineage.shown_process(*id, None)?;
-            let pid = procfs.map(|procfs| self.client.view.pid(procfs, *id, shown.pids));
+            let pid = procfs.map(|procfs| self.view.pid(procfs, *id, shown.pids));
             Some((pid.unwrap_or(shown.pids.shown()), lossless(&shown.name)))
         };
         let (pid, name) = match planned {

@@ -686,7 +686,13 @@ impl Job {
             match world.lineage.stage(target.id) {
                 // Only after SIGTERM, by somebody who is asked no more.
                 Stage::Alive => target.settle(ActionResult::StillThere, None, world.now),
-                Stage::Dead if !is_late => awaited = true,
+                Stage::Dead if !is_late => {
+                    awaited = true;
+                    // Nobody may reap it in time.
+                    if target.listening.len() > target.ports.len() {
+                        world.acts.push_back(Act::CheckPorts(target.id));
+                    }
+                }
                 Stage::Dead | Stage::Reaped => {
                     if target.listening.len() > target.ports.len() && !is_late {
                         awaited = true;

@@ -132,6 +132,14 @@ pub struct Request {
     pub(super) decided_by: String,
 }
 
+impl Request {
+    /// The plan's number.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
 impl Plan {
     /// Decides, as of what `lineage` knows at `now`.
     #[must_use]

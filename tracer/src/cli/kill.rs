@@ -14,9 +14,13 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
-use super::{exit::Status, judge::complain, shown};
+use super::{exit::Status, judge::complain, shown, socket::SocketArgs};
 use crate::{
     lineage::is_id,
+    service::control::{
+        client::{self, AskError},
+        protocol::{Ask, Code, kill_answer},
+    },
     toolcall::{
         kill::{
             Answer, PlanPage, ReceiptsPage, Refusal, Request, Run, Target, ToldReceipt, Wants,
@@ -36,7 +40,7 @@ const TO_END: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(
 
 /// End a process of a live run, a server, or an invocation
 ///
-/// Asks the runs of `tracer run` that are under way on this host. Ends an invocation by its id as in
+/// Asks the runs of `tracer run` that are under way on this host, and the daemon. Ends an invocation by its id as in
 /// reports, a process by pid, or whoever listens at a port, each with all that they have forked:
 /// SIGTERM, then SIGKILL. Shows whom, and asks. Never touched are what is kept and other invocations, but
 /// for those nested in one that is named.
@@ -61,6 +65,8 @@ pub(super) struct KillArgs {
     /// Tell it as JSON, on one line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    daemon: SocketArgs,
 }
 
 /// What is to end.
@@ -114,28 +120,38 @@ enum Miss {
     Refused { code: Refusal, reason: String, run: Option<Run> },
     /// It cannot be asked.
     Failed(PathBuf, io::Error),
+    /// The daemon says why.
+    Daemon(Refusal, String),
 }
 
-/// Asks one run, one question after the other.
+/// Asks one run, or the daemon, one question after the other.
 #[derive(Debug)]
 struct Asker {
     path: PathBuf,
-    speaker: Speaker,
+    /// `None`: the daemon, where each question has a connection of its own.
+    speaker: Option<Speaker>,
     number: u64,
 }
 
 impl Asker {
     fn connect(path: PathBuf) -> Result<Self, Miss> {
         match Speaker::connect(&path, TO_ANSWER) {
-            Ok(speaker) => Ok(Self { path, speaker, number: 0 }),
+            Ok(speaker) => Ok(Self { path, speaker: Some(speaker), number: 0 }),
             Err(error) => Err(miss(&path, error)),
         }
+    }
+
+    fn of_daemon(socket: PathBuf) -> Self {
+        Self { path: socket, speaker: None, number: 0 }
     }
 
     fn ask(&mut self, wants: Wants) -> Result<Answer, Miss> {
         self.number += 1;
         let request = Request { number: self.number, wants };
-        match self.speaker.request(&request, Asked { to_answer: TO_ANSWER, to_look: TO_LOOK }) {
+        let Some(speaker) = &mut self.speaker else {
+            return ask_daemon(&self.path, &Ask::Kill(request.wants));
+        };
+        match speaker.request(&request, Asked { to_answer: TO_ANSWER, to_look: TO_LOOK }) {
             Ok(Answer::Refused { code, reason, run }) => Err(Miss::Refused { code, reason, run }),
             Ok(answer) => Ok(answer),
             Err(error) => Err(miss(&self.path, error)),
@@ -194,7 +210,33 @@ impl Asker {
     }
 }
 
+fn ask_daemon(socket: &std::path::Path, ask: &Ask) -> Result<Answer, Miss> {
+    let line = client::ask(socket, ask).map_err(|error| match error {
+        AskError::NoDaemon { .. } => Miss::Gone,
+        AskError::Io { source, .. } => miss(socket, source),
+        AskError::Cut { .. } => miss(socket, io::ErrorKind::UnexpectedEof.into()),
+        AskError::Refused(refusal) => {
+            let code = match refusal.code {
+                Code::NotPermitted => Refusal::NotPermitted,
+                Code::Busy | Code::TooSlow => Refusal::Busy,
+                Code::Malformed | Code::NoHistory | Code::Failed => Refusal::Failed,
+            };
+            Miss::Daemon(code, refusal.reason)
+        }
+    })?;
+    match kill_answer(&line) {
+        Some(Answer::Refused { code, reason, run: None }) => Err(Miss::Daemon(code, reason)),
+        Some(Answer::Refused { code, reason, run }) => Err(Miss::Refused { code, reason, run }),
+        Some(answer) => Ok(answer),
+        None => Err(miss(socket, io::ErrorKind::InvalidData.into())),
+    }
+}
+
 fn miss(path: &std::path::Path, error: io::Error) -> Miss {
+    // A socket of another type is none of a run.
+    if error.raw_os_error() == Some(libc::EPROTOTYPE) {
+        return Miss::Gone;
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Miss::Gone,
         io::ErrorKind::TimedOut => Miss::Silent(path.to_owned()),
@@ -272,7 +314,9 @@ fn act(asker: &mut Asker, plan: u64) -> anyhow::Result<Vec<ToldReceipt>> {
         Miss::Silent(path) => {
             anyhow!("failed to learn what came of it: no answer from {}", shown(&path))
         }
-        Miss::Refused { reason, .. } => anyhow!("failed to end anything: {reason}"),
+        Miss::Refused { reason, .. } | Miss::Daemon(_, reason) => {
+            anyhow!("failed to end anything: {reason}")
+        }
         Miss::Failed(path, error) => anyhow!("failed to ask {}: {error}", shown(&path)),
     })
 }
@@ -280,13 +324,15 @@ fn act(asker: &mut Asker, plan: u64) -> anyhow::Result<Vec<ToldReceipt>> {
 /// The innermost run that knows what is to end.
 fn find(args: &KillArgs) -> anyhow::Result<Found> {
     let Sockets { paths, denied } = sockets();
-    let ask = |path: PathBuf| {
-        let mut asker = Asker::connect(path)?;
+    let ask = |asker: Result<Asker, Miss>| {
+        let mut asker = asker?;
         let plan = asker.plan(&args.what.0, args.call.as_deref())?;
         Ok(Found { asker, plan })
     };
     let answers: Vec<Result<Found, Miss>> = thread::scope(|scope| {
-        let asked: Vec<_> = paths.into_iter().map(|path| scope.spawn(|| ask(path))).collect();
+        let runs = paths.into_iter().map(|path| scope.spawn(|| ask(Asker::connect(path))));
+        let mut asked: Vec<_> = runs.collect();
+        asked.push(scope.spawn(|| ask(Ok(Asker::of_daemon(args.daemon.socket.clone())))));
         asked.into_iter().filter_map(|asked| asked.join().ok()).collect()
     });
     let (mut found, mut misses) = (Vec::new(), Vec::new());
@@ -340,7 +386,8 @@ fn nobody(args: &KillArgs, denied: Option<io::Error>, misses: Vec<Miss>) -> anyh
     let mut live: Vec<_> = misses.into_iter().filter(|miss| !matches!(miss, Miss::Gone)).collect();
     // First what comes nearest.
     live.sort_by_key(|miss| match miss {
-        Miss::Refused { code: Refusal::UnknownCall | Refusal::Busy | Refusal::Failed, .. } => 0,
+        Miss::Refused { code: Refusal::UnknownCall | Refusal::Busy | Refusal::Failed, .. }
+        | Miss::Daemon(Refusal::UnknownCall | Refusal::Busy | Refusal::Failed, _) => 0,
         _ => 1,
     });
     let what = &args.what;
@@ -350,7 +397,7 @@ fn nobody(args: &KillArgs, denied: Option<io::Error>, misses: Vec<Miss>) -> anyh
                 "failed to find a run: /run/tracer cannot be looked into ({error}). Run it as the user that tracer runs as: sudo tracer kill"
             ),
             None => anyhow!(
-                "failed to find a run: none is under way here. What `tracer run` has left is ended by --on-leak kill, or by hand"
+                "failed to find a run: none is under way here, and no daemon. What `tracer run` has left is ended by --on-leak kill, or by hand"
             ),
         };
     }
@@ -361,6 +408,7 @@ fn nobody(args: &KillArgs, denied: Option<io::Error>, misses: Vec<Miss>) -> anyh
 fn told(miss: &Miss) -> String {
     match miss {
         Miss::Gone => "it is over".to_owned(),
+        Miss::Daemon(_, reason) => format!("the daemon: {reason}"),
         Miss::Silent(path) => format!(
             "the run at {} does not answer: it is stopped, or of another version",
             shown(path)

@@ -30,7 +30,7 @@ impl Driver<'_> {
     pub(super) async fn clean_up(&mut self) -> Result<(), RunError> {
         // Taken out while it works on the rest of the driver.
         let Some(mut cleaning) = self.cleaning.take() else { return Ok(()) };
-        for request in self.requests.take_agreed() {
+        for (_, request) in self.requests.take_agreed() {
             cleaning.cleaner.request(request, self.clock.now(), &self.lineage);
         }
         if cleaning.cleaner.next_deadline().is_some_and(|at| at <= self.clock.now()) {

@@ -27,7 +27,6 @@ use cgroup::Enclosure;
 use cleaning::Cleaning;
 use command::Command;
 use recorded::Recorded;
-use requests::Requests;
 use signals::{Delivery, Signals};
 
 use crate::{
@@ -47,6 +46,7 @@ use crate::{
     procfs::{self, BootClock, Procfs, Stat},
     recording::{Opening, Recorder, RecordingError, Settlement},
     redact::Redactor,
+    requests::Requests,
     toolcall::{
         announce,
         hearing::Hearing,
@@ -199,7 +199,8 @@ pub async fn run<'r>(
         cgroup,
         settings,
         cleaning,
-        requests: Requests::new(&options.told_command()),
+        requests: Requests::default(),
+        told_command: options.told_command(),
         clock,
         command,
         lives,
@@ -264,6 +265,8 @@ struct Driver<'r> {
     /// Where leaks are dealt with, or somebody has asked for something.
     cleaning: Option<Cleaning>,
     requests: Requests,
+    /// COMMAND as it is told.
+    told_command: Vec<Vec<u8>>,
     clock: BootClock,
     command: Command,
     lives: &'r mut dyn FnMut(&Life, i64),
@@ -451,7 +454,7 @@ impl Driver<'_> {
             } else if let Body::Findings { tell } = received.message.body {
                 self.answer(&received, tell);
             } else {
-                self.requested(received);
+                self.requested(&received);
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::{
 
 /// The PID namespace of who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum View {
+pub(crate) enum View {
     /// The tracer's own.
     Tracers,
     /// Another, below the tracer's, by its inode number.

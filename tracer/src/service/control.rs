@@ -38,7 +38,7 @@ use std::{
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
-pub use desk::{FindingKey, Inquiry, Key, Owner, Reply, RunSeen, Seen, Standing};
+pub use desk::{FindingKey, Inquiry, Key, KillInquiry, Owner, Reply, RunSeen, Seen, Standing};
 pub use place::PlaceError;
 
 use super::{

@@ -7,6 +7,7 @@
 
 mod adopting;
 mod cleaning;
+mod killing;
 mod recovering;
 mod settling;
 
@@ -46,6 +47,7 @@ use crate::{
     priority,
     procfs::{self, BootClock, Procfs},
     redact::Redactor,
+    requests::Requests,
     toolcall::{
         announce,
         hearing::Hearing,
@@ -131,6 +133,7 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
         reader,
         observers,
         cleaning,
+        requests: Requests::default(),
         control,
         hearing: Hearing::new(listener),
         redactor: config.redactor(),
@@ -170,6 +173,7 @@ struct Daemon {
     reader: Reader,
     observers: Observers,
     cleaning: Cleaning,
+    requests: Requests,
     control: Option<Control>,
     hearing: Hearing,
     redactor: Redactor,
@@ -211,6 +215,7 @@ impl Daemon {
                     counts_due.get_or_insert_with(|| Instant::now() + COUNTS_EVERY);
                 }
                 inquiry = control::next(&mut self.control) => self.inquired(inquiry),
+                looking = self.requests.looked() => self.plan(looking).await?,
                 Some(answered) = self.observers.next() => self.answered(answered).await?,
                 () = self.hearing.listen() => {
                     // Who spoke, and what it had forked by then, is in the ring.
@@ -249,7 +254,11 @@ impl Daemon {
     }
 
     /// Answers from memory.
-    fn inquired(&self, inquiry: Inquiry) {
+    fn inquired(&mut self, inquiry: Inquiry) {
+        let inquiry = match inquiry {
+            Inquiry::Kill(inquiry) => return self.kill_asked(*inquiry),
+            inquiry => inquiry,
+        };
         let procs = self.probes.procs();
         let entry_of = |id| procs.entry(id).map(|(entry, _, _)| entry);
         inquiry.answer(&self.node, self.clock.now(), |pid| procs.owner(pid), entry_of);

@@ -31,7 +31,8 @@ pub struct Request {
 }
 
 /// What a client wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Wants {
     /// To know whom it would end.
     Plan {
@@ -62,7 +63,8 @@ pub enum Wants {
 }
 
 /// Whom a request is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Target {
     /// A process, by pid as the sender's PID namespace has it, and all that it has forked.
     Process(u32),

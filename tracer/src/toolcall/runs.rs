@@ -12,6 +12,9 @@ use std::{
 
 use super::{SOCKET, listener::RUN};
 
+/// Those in the same folder that are the daemon's.
+const DAEMONS: [&[u8]; 2] = [b"tracer.sock", b"announce.sock"];
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Sockets {
@@ -35,8 +38,10 @@ pub fn sockets() -> Sockets {
     if let Some(own) = std::env::var_os(SOCKET) {
         add(own.into());
     }
+    let is_of_run =
+        |path: &PathBuf| !path.file_name().is_some_and(|name| DAEMONS.contains(&name.as_bytes()));
     match below(Path::new(RUN)) {
-        Ok(paths) => paths.into_iter().for_each(&mut add),
+        Ok(paths) => paths.into_iter().filter(is_of_run).for_each(&mut add),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => found.denied = Some(error),
     }

@@ -12,21 +12,25 @@ use serde_json::value::RawValue;
 use super::{
     Shared, answer,
     answer::{BlameAnswer, BlamedEntry, Head, LineEntry, Ps, RunEntry, SeenEntry},
-    desk::{AT_ONCE, Closed, Desk, FindingKey, Inquiry, Key, Owner, RunSeen, Seen, Standing},
+    desk::{
+        AT_ONCE, Closed, Desk, FindingKey, Inquiry, Key, KillInquiry, Owner, RunSeen, Seen,
+        Standing,
+    },
     peer::Asker,
-    ports::{self, Candidate},
-    protocol::{Ask, Code, MOST_LISTED, Refusal, Subject, line},
+    ports::{self, Candidate, Holder},
+    protocol::{self, Ask, Code, MOST_LISTED, Refusal, Subject, line},
     status::{self, Look, State, Status},
     view::View,
 };
 use crate::{
-    lineage::{Ancestor, Exit, ExitStatus, ProcessId, RecoveredProcess, Sender},
+    lineage::{Ancestor, Exit, ExitStatus, ProcessId, RecoveredProcess, Sender, is_id},
     procfs::{BootClock, Procfs},
     report::json::{ExitEntry, Writer},
     service::{
         history::{HistoryError, Leak, Leaks, Query},
         news::{Change, Origin},
     },
+    toolcall::kill::{Target, Wants, is_invocation},
 };
 
 /// Processes that are listed unless another number is asked for.
@@ -91,6 +95,7 @@ impl World {
                 let ticks = start_ticks.or_else(|| Some(self.procfs.start_ticks(start?)));
                 self.status(asker, pid, ticks).await
             }
+            Ask::Kill(wants) => self.kill(asker, wants).await,
             Ask::Events { .. } => Err(Refusal::new(Code::Failed, "answer: these are a stream")),
         }
     }
@@ -301,14 +306,7 @@ impl World {
                 key.map(|key| (key, Some(pid), Vec::new())).into_iter().collect()
             }
             Subject::Port(port) => {
-                let runs = self.desk.ask(Inquiry::Runs).await?;
-                let candidates = runs.iter().flat_map(|run| {
-                    let number = run.run;
-                    run.present.iter().map(move |&present| Candidate { run: number, present })
-                });
-                let (candidates, procfs) = (candidates.collect(), Arc::clone(&self.procfs));
-                let holders = aside(move || ports::holders(&procfs, port, candidates)).await?;
-                let found = holders.into_iter();
+                let found = self.holders(port).await?.into_iter();
                 found.map(|one| (one.key, Some(one.local), one.addresses)).collect()
             }
         };
@@ -326,6 +324,51 @@ impl World {
             blamed.push(Blamed { seen, listening, lineage, standing });
         }
         Ok(self.tell_blame(asker, subject, blamed))
+    }
+
+    /// Whoever of all runs listens at a port.
+    async fn holders(&self, port: u16) -> Result<Vec<Holder>, Refusal> {
+        let runs = self.desk.ask(Inquiry::Runs).await?;
+        let candidates = runs.iter().flat_map(|run| {
+            let number = run.run;
+            run.present.iter().map(move |&present| Candidate { run: number, present })
+        });
+        let (candidates, procfs) = (candidates.collect(), Arc::clone(&self.procfs));
+        aside(move || ports::holders(&procfs, port, candidates)).await
+    }
+
+    async fn kill(&self, asker: Asker, wants: Wants) -> Result<String, Refusal> {
+        if !asker.is_trusted {
+            let reason = "end processes: only root and the members of api.group may";
+            return Err(Refusal::new(Code::NotPermitted, reason));
+        }
+        let mut listeners = Vec::new();
+        if let Wants::Plan { target, call } = &wants {
+            let is_right = match target {
+                Target::Process(pid) => *pid != 0,
+                Target::Port(port) => *port != 0,
+                Target::Invocation(id) => is_invocation(id),
+            };
+            if !is_right || !call.as_ref().is_none_or(|call| is_id(call)) {
+                let reason =
+                    "read the request: there can be no such process, port, invocation or call";
+                return Err(Refusal::new(Code::Malformed, reason));
+            }
+            if let Target::Port(port) = target {
+                let holders = self.holders(*port).await?;
+                listeners.extend(holders.into_iter().map(|holder| holder.key));
+            }
+        }
+        let answer = self.desk.ask(|reply| {
+            Inquiry::Kill(Box::new(KillInquiry {
+                pid: u32::try_from(asker.pid).unwrap_or(0),
+                uid: asker.uid,
+                wants,
+                listeners,
+                reply,
+            }))
+        });
+        Ok(protocol::kill_line(answer.await?))
     }
 
     fn tell_blame(&self, asker: Asker, what: Subject, mut blamed: Vec<Blamed>) -> String {

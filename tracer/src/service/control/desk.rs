@@ -9,6 +9,7 @@ use crate::{
         Stats, Watched,
     },
     node::{Node, RunId},
+    toolcall::kill::{self, Answer, Wants},
 };
 
 /// Processes or findings that are asked about at once.
@@ -67,6 +68,21 @@ pub struct Owner {
     pub run: Option<RunId>,
 }
 
+/// Somebody who may do so wants processes to be ended.
+#[derive(Debug)]
+pub struct KillInquiry {
+    /// Its pid in the tracer's PID namespace; 0: it has none there.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// What it wants.
+    pub wants: Wants,
+    /// Whoever listens at the port that is meant, if one is.
+    pub listeners: Vec<Key>,
+    /// Where the answer goes; that to a plan comes when processes have been looked at.
+    pub reply: Reply<Answer>,
+}
+
 /// A question to the main task.
 #[derive(Debug)]
 pub enum Inquiry {
@@ -82,6 +98,8 @@ pub enum Inquiry {
     Findings(Vec<FindingKey>, Reply<Vec<Standing>>),
     /// Who has this pid in the tracer's PID namespace, or had it last.
     Owner(u32, Reply<Option<Owner>>),
+    /// To end processes: not answered from memory.
+    Kill(Box<KillInquiry>),
 }
 
 impl Inquiry {
@@ -138,6 +156,11 @@ impl Inquiry {
                     })
                 });
                 let _ = reply.send(findings.collect());
+            }
+            Self::Kill(inquiry) => {
+                let code = kill::Refusal::Failed;
+                let reason = "nobody ends processes here".to_owned();
+                let _ = inquiry.reply.send(Answer::Refused { code, reason, run: None });
             }
             Self::Owner(pid, reply) => {
                 let member = node.run_of_pid(pid);

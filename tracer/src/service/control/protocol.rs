@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     escape::{json_text, terminal_short},
     lineage::FindingKind,
+    toolcall::kill::{Answer, Wants},
 };
 
 /// The name of this protocol.
@@ -65,6 +66,8 @@ pub enum Ask {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         start: Option<u64>,
     },
+    /// To end processes: see `docs/kill.md`.
+    Kill(Wants),
     /// News.
     Events {
         /// Also those to come, until the client closes.
@@ -152,6 +155,26 @@ impl Refusal {
     }
 }
 
+/// What a request to end processes is answered, as it is sent.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+struct KillAnswer<'a> {
+    schema: &'a str,
+    kill: Answer,
+}
+
+/// The answer to [`Ask::Kill`], as it is sent.
+pub(super) fn kill_line(answer: Answer) -> String {
+    line(&KillAnswer { schema: SCHEMA, kill: answer })
+}
+
+/// Reads the answer to [`Ask::Kill`]. `None`: it is none.
+#[must_use]
+pub fn kill_answer(line: &str) -> Option<Answer> {
+    let answer: KillAnswer<'_> = serde_json::from_str(line).ok()?;
+    (answer.schema == SCHEMA).then_some(answer.kill)
+}
+
 /// A question as it is sent, ending in a line feed.
 #[must_use]
 pub fn encode(ask: &Ask) -> String {
@@ -179,6 +202,7 @@ pub(super) fn line(object: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::toolcall::kill::Target;
 
     #[test]
     fn requests_are_read_as_they_were_sent() {
@@ -196,6 +220,9 @@ mod tests {
             Ask::Blame(Subject::Port(65535)),
             Ask::Status { pid: 3, start_ticks: Some(u64::MAX), start: None },
             Ask::Events { follow: true, since_seconds: None },
+            Ask::Kill(Wants::Plan { target: Target::Port(80), call: Some("toolu_1".to_owned()) }),
+            Ask::Kill(Wants::Show { plan: 3, from: 40 }),
+            Ask::Kill(Wants::Act { plan: u64::MAX }),
         ];
         for ask in asks {
             let sent = encode(&ask);
@@ -216,6 +243,8 @@ mod tests {
             "{\"schema\":\"tracer.control/1\",\"ask\":{\"ps\":{}},\"more\":1}",
             "{\"schema\":\"tracer.control/1\",\"ask\":{\"ps\":{\"uid\":0}}}",
             "{\"schema\":\"tracer.control/1\",\"ask\":{\"kill\":{}}}",
+            "{\"schema\":\"tracer.control/1\",\"ask\":{\"kill\":{\"plan\":{\"target\":{\"process\":-1}}}}}",
+            "{\"schema\":\"tracer.control/1\",\"ask\":{\"kill\":{\"act\":{\"plan\":1,\"signal\":9}}}}",
             "{\"schema\":\"tracer.control/1\",\"ask\":{\"status\":{\"pid\":-1}}}",
             "{\"schema\":\"tracer.control/1\",\"ask\":{\"blame\":{\"port\":65536}}}",
             "\u{1b}[2J",

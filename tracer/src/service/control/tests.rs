@@ -27,6 +27,7 @@ use crate::{
     },
     node::{Change, FindingNews, What},
     report::sample,
+    toolcall::kill::{Answer, Target, Wants},
 };
 
 /// Somebody else: nobody has processes of this user.
@@ -107,6 +108,9 @@ fn play(inquiry: Inquiry, known: &Known, describe: &Mutex<HashSet<ProcessId>>) {
         RecoveredProcess::forked(id, ProcessId::default(), ProcessId::default(), pids)
     };
     match inquiry {
+        Inquiry::Kill(inquiry) => {
+            let _ = inquiry.reply.send(Answer::Begun);
+        }
         Inquiry::Runs(reply) => {
             let mut invocation = sample::clean().invocation;
             invocation.command = vec![b"secret-of-root".to_vec()];
@@ -504,4 +508,17 @@ fn running_process_is_told_by_its_start_in_ticks_or_nanoseconds() {
     assert_eq!(state(None, None), running);
     assert_eq!(state(Some(ticks + 1), None), ("gone".to_owned(), Value::Null));
     assert_eq!(Nanos(id.start).0 / 10_000_000, ticks);
+}
+
+#[test]
+fn processes_are_ended_for_those_who_see_all_and_for_nobody_else() {
+    let played = Played::start(Vec::new());
+    let ask = Ask::Kill(Wants::Act { plan: 1 });
+    let line = client::ask(&played.socket, &ask).unwrap();
+    assert_eq!(protocol::kill_answer(&line), Some(Answer::Begun));
+    assert_eq!(refused(played.ask_as(STRANGER, &ask)), Code::NotPermitted);
+    for target in [Target::Process(0), Target::Port(0), Target::Invocation("x".to_owned())] {
+        let ask = Ask::Kill(Wants::Plan { target, call: None });
+        assert_eq!(refused(played.ask(&ask)), Code::Malformed);
+    }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use super::{Daemon, DaemonError};
 use crate::{
-    cleanup::{Act, Cleaner, Errand, Hand, Settings},
+    cleanup::{Act, Allow, Cleaner, Errand, Hand, Settings},
     lineage::{Event, Nanos, Rules},
     node::{Node, RunId},
     procfs::{self, Procfs},
@@ -51,6 +51,16 @@ impl Cleaning {
         }
     }
 
+    /// What says why a process is kept, beside rules.
+    pub(super) fn allow(&self) -> &Allow {
+        &self.settings.allow
+    }
+
+    /// The run's own.
+    pub(super) fn cleaner(&mut self, run: RunId) -> &mut Cleaner {
+        self.cleaners.entry(run).or_insert_with(|| Cleaner::new(self.settings.clone()))
+    }
+
     /// When something is due whatever the kernel tells.
     pub(super) fn next_deadline(&self) -> Option<Nanos> {
         self.cleaners.values().filter_map(Cleaner::next_deadline).min()
@@ -71,6 +81,7 @@ impl Cleaning {
 impl Daemon {
     /// Decides anew what is to be done about what was found, and does it.
     pub(super) async fn clean_up(&mut self) -> Result<(), DaemonError> {
+        self.take_agreed();
         let busy = self.cleaning.busy(&self.node);
         if busy.is_empty() {
             if std::mem::take(&mut self.cleaning.is_armed) {
@@ -128,8 +139,9 @@ impl Daemon {
                 self.recover_if_lossy().await?;
                 self.step(run, cleaner);
             }
-            // Nobody asks for anything here.
-            Some(Errand::Fulfilled { .. }) => {}
+            Some(Errand::Fulfilled { request, receipts }) => {
+                self.requests.fulfilled(request, &receipts, lineage);
+            }
         }
         Ok(())
     }
