@@ -59,12 +59,13 @@ impl Daemon {
         let (keys, more) = more.split_at(more.find('[').unwrap_or(more.len()));
         let text = format!(
             "{keys}\n[thresholds]\ngrace = \"500ms\"\nzombie_after = \"300ms\"\ninit_zombie_after = \"1h\"\n\
-             [kernel]\npin_path = {:?}\n\
+             [kernel]\npin_path = {:?}\njournal = {:?}\n\
              [api]\nsocket = {:?}\nannouncements = {:?}\n\
              {metrics}\
              [history]\npath = {:?}\n\
              [[sink]]\ntype = \"file\"\npath = {:?}\n{more}\n",
             self.pins.display().to_string(),
+            at("journal"),
             at("tracer.sock"),
             at("announce.sock"),
             at("history.db"),

@@ -297,3 +297,137 @@ fn daemon_that_is_killed_again_and_again_finds_what_there_is_and_nothing_else() 
     proc::until("everything is gone", || told(&daemon, &["--standing"]).is_empty().then_some(()));
     assert_eq!(told(&daemon, &[]), truth);
 }
+
+/// What `tracer blame` says of whose call it was.
+#[track_caller]
+fn call_of(daemon: &Daemon, pid: i32) -> Value {
+    let mut blame = std::process::Command::new(tracer_tests::binary::tracer());
+    blame.args(["blame", &pid.to_string(), "--json", "--socket"]).arg(daemon.path("tracer.sock"));
+    let output = blame.output().expect("tracer blame");
+    let told: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let call = &told["processes"][0]["tool_call"];
+    let known = ["id", "name", "summary", "confidence", "source", "candidates"];
+    known.into_iter().map(|key| (key.to_owned(), call[key].clone())).collect()
+}
+
+#[test]
+fn next_daemon_knows_whose_call_it_was() {
+    let mut daemon = Daemon::started("");
+    let mut expected = Vec::new();
+    let mut running = Vec::new();
+    for (how, options, confidence) in [
+        ("spawn", ["threads=4", "one=no"], "exact"),
+        ("cookie", ["threads=4", "one=no"], "exact"),
+        ("window", ["threads=4", "one=no"], "ambiguous"),
+        ("window", ["threads=3", "one=yes"], "probable"),
+    ] {
+        let [threads, one] = options;
+        let how = format!("how={how}");
+        let args = ["parallel-calls", threads, one, &how, "stays=yes"];
+        let run = agent("daemon-calls", &args).env("TRACER_SOCKET", daemon.path("announce.sock"));
+        let run = run.start();
+        run.held("standing");
+        for number in 0..3 {
+            let pid = run.fact(&format!("call_{number}")).pid;
+            let call = proc::until("the daemon has heard it all", || {
+                let call = call_of(&daemon, pid);
+                (call["confidence"] == confidence).then_some(call)
+            });
+            expected.push((pid, call));
+        }
+        running.push(run);
+    }
+    daemon.kill();
+    daemon.start();
+    for (pid, call) in &expected {
+        assert_eq!(call_of(&daemon, *pid), *call, "{pid}");
+    }
+    // And the one after it.
+    assert!(daemon.stop().success());
+    daemon.start();
+    for (pid, call) in &expected {
+        assert_eq!(call_of(&daemon, *pid), *call, "{pid}");
+    }
+    for run in running {
+        run.release("standing");
+        drop(run.finish());
+    }
+}
+
+/// The hook that announced it has ended, and so has the shell that the command stood in.
+#[test]
+fn next_daemon_knows_what_a_hook_said() {
+    let mut daemon = Daemon::started("");
+    let script = r#"
+        printf '%s' '{"hook_event_name":"PreToolUse","session_id":"s-1","tool_name":"Bash",
+            "tool_use_id":"toolu_kept","tool_input":{"command":"sleep 600 & echo $! > left"}}' |
+            "$TRACER" hook claude-code
+        bash -c "eval 'sleep 600 & echo \$! > left'"
+        : > done
+        while [ ! -e leave ]; do sleep 0.05; done"#;
+    let agent = tracer_tests::agents::script::Agent::new("claude", script);
+    let run = Run::command(["sh", "-c", r#"cd "$FOLDER" && exec ./claude"#]).alone();
+    let run = run.env("FOLDER", agent.folder().display().to_string());
+    let run = run.env("TRACER", tracer_tests::binary::tracer().display().to_string());
+    let run = run.env("TRACER_SOCKET", daemon.path("announce.sock")).start();
+    let pid = proc::until("the call's shell has ended", || {
+        agent.folder().join("done").exists().then_some(())?;
+        let left = fs::read_to_string(agent.folder().join("left")).ok()?;
+        left.trim().parse::<i32>().ok()
+    });
+    let call = proc::until("the daemon has heard it", || {
+        let call = call_of(&daemon, pid);
+        (call["id"] == "toolu_kept").then_some(call)
+    });
+    assert_eq!((&call["confidence"], &call["source"]), (&"strong".into(), &"command".into()));
+    daemon.kill();
+    daemon.start();
+    assert_eq!(call_of(&daemon, pid), call);
+    fs::write(agent.folder().join("leave"), "").expect("a file");
+    sys::kill(pid, libc::SIGKILL);
+    drop(run.finish());
+}
+
+/// `PROCS` has room for one process a pid.
+#[test]
+fn next_daemon_follows_what_was_left_also_when_the_pids_of_who_left_it_came_round() {
+    let mut daemon = Daemon::started("");
+    // One that has ended before the daemon gets round to it, and one that it has seen end.
+    let script = r#"(sleep 600 & echo $! > "$FOLDER/left"); :"#;
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = Run::shell(script).alone().env("TRACER_AGENT", "daemon-quick");
+    let quick = run.env("FOLDER", folder.path().display().to_string()).start().finish();
+    let left = fs::read_to_string(folder.path().join("left")).expect("it was written");
+    let quick_left: sys::Pid = left.trim().parse().expect("a pid");
+    let run = agent("daemon-slow", &["double-fork"]).start();
+    let slow_left = run.fact("daemon").pid;
+    let slow = run.finish();
+    for left in [quick_left, slow_left] {
+        let opened = daemon.finding(left, "survivor", "opened");
+        let lineage = opened["finding"]["lineage"].as_array().expect("a lineage");
+        for (place, above) in lineage.iter().enumerate() {
+            let pid = above["pid"].as_i64().and_then(|pid| sys::Pid::try_from(pid).ok());
+            let pid = pid.expect("a pid");
+            // PID 1 takes its time to reap who was between.
+            proc::until(&format!("{pid} is free"), || (!sys::exists(pid)).then_some(()));
+            match sys::fork_with_pid(pid, || 0) {
+                Ok(other) => assert_eq!(sys::wait_for(other), 0),
+                // A session of this number lives on.
+                Err(error) => assert!(place > 0, "another of the root's pid: {error}"),
+            }
+        }
+    }
+    daemon.kill();
+    let before = daemon.events().len();
+    daemon.start();
+    let again = |event: &Value, pid| is_about(event, pid, "survivor") && event["change"] != "gone";
+    for left in [quick_left, slow_left] {
+        proc::until("it is told again", || {
+            daemon.events().split_off(before).iter().find(|event| again(event, left)).map(drop)
+        });
+        sys::kill(left, libc::SIGKILL);
+        daemon.finding(left, "survivor", "gone");
+    }
+    drop((quick, slow));
+}

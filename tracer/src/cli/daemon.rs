@@ -40,7 +40,7 @@ pub(super) fn execute(args: &DaemonArgs) -> anyhow::Result<Status> {
     let config_path = args.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
     let config = configured(&config_path, args.config.is_some())?;
     logging::start(config.log);
-    let Kernel { max_processes, ring_bytes, pin, pin_path } = &config.kernel;
+    let Kernel { max_processes, ring_bytes, pin, pin_path, journal: _ } = &config.kernel;
     if args.unpin {
         let removed = Probes::unpin(pin_path).context("failed to unpin")?;
         let said = if removed { "removed" } else { "nothing there at" };
@@ -88,7 +88,9 @@ pub(super) fn execute(args: &DaemonArgs) -> anyhow::Result<Status> {
         .enable_all()
         .build()
         .context("failed to start the async runtime")?;
-    let options = DaemonOptions { config, config_path, control: Some(control), metrics };
+    let takes_over = inheritance == Inheritance::TakenOver;
+    let control = Some(control);
+    let options = DaemonOptions { config, config_path, control, metrics, takes_over };
     let ended = runtime.block_on(daemon::run(probes, options)).context("failed to trace");
     // A look at a process may hang for ever, and the end must not.
     runtime.shutdown_background();

@@ -59,12 +59,42 @@ pub(crate) struct Invocation {
     pub(crate) speaks: bool,
     /// The cgroup by which it is known.
     cgroup: Option<Box<[u8]>>,
+    /// When announcements may have been lost: since then calls may be open that nobody knows of, until
+    /// the agent says which are.
+    deaf: Vec<(Nanos, Option<Nanos>)>,
 }
+
+/// Spans of [`Invocation::deaf`] that are told apart.
+const MOST_DEAF: usize = 16;
 
 impl Invocation {
     /// Whether no rule knows it, and it announced nothing: of a command, not of an agent.
     pub(crate) fn is_anonymous(&self) -> bool {
         self.agent.is_none() && !self.speaks
+    }
+
+    /// Whether a call may have been open then that nobody knows of.
+    pub(crate) fn is_deaf_at(&self, at: Nanos) -> bool {
+        let covers = |&(from, until): &(Nanos, Option<Nanos>)| {
+            from <= at && until.is_none_or(|until| at < until)
+        };
+        self.deaf.iter().any(covers)
+    }
+
+    fn becomes_deaf(&mut self, from: Nanos) {
+        let are_many = self.deaf.len() >= MOST_DEAF;
+        match self.deaf.last_mut() {
+            Some((_, None)) => {}
+            // So many are one.
+            Some((_, until)) if are_many => *until = None,
+            _ => self.deaf.push((from, None)),
+        }
+    }
+
+    fn hears_all(&mut self, at: Nanos) {
+        if let Some((_, until @ None)) = self.deaf.last_mut() {
+            *until = Some(at);
+        }
     }
 }
 
@@ -103,6 +133,7 @@ impl Invocations {
             session: None,
             speaks: false,
             cgroup: None,
+            deaf: Vec::new(),
         });
         Some(index)
     }
@@ -329,6 +360,11 @@ impl Lineage {
                 for call in over {
                     self.end_call(call, at, CallStatus::Cancelled);
                 }
+                if session.is_none()
+                    && let Some(invocation) = self.invocations.get_mut(index)
+                {
+                    invocation.hears_all(at);
+                }
             }
             Said::Keep { ttl, reason, what } => match what {
                 KeptByLease::Call(id) => {
@@ -347,6 +383,12 @@ impl Lineage {
                 }
             },
         }
+    }
+
+    /// From then on until now announcements may have been lost, of every agent: which of its calls were
+    /// open at a time is not known any more, until it says so.
+    pub fn lost_announcements(&mut self, from: Nanos) {
+        self.invocations.0.iter_mut().for_each(|invocation| invocation.becomes_deaf(from));
     }
 
     /// Counts announcements that are not taken.

@@ -287,7 +287,10 @@ impl Lineage {
             open.map(|(index, _)| index).collect::<Vec<_>>()
         };
         let open = open_at(Nanos(process.start));
+        let own = self.invocations.get(index);
         match open.as_slice() {
+            // Another may have been open that was announced to nobody.
+            [_] if own.is_some_and(|own| own.is_deaf_at(Nanos(process.start))) => Err(Vec::new()),
             &[call] => Ok(Evidence {
                 link,
                 call,

@@ -7,9 +7,11 @@ use hashbrown::HashSet;
 use super::{
     Lineage,
     agents::InvocationIndex,
+    calls::{Call, CallIndex},
+    event::Event,
     model::{Finding, FindingKind, FindingState, Invocation, Nanos, Pids, ProcessId, Stats},
     outcome::split_args,
-    table::{GONE, Reap},
+    table::{GONE, Program, Reap},
 };
 
 /// A finding as it is now.
@@ -23,6 +25,12 @@ pub struct Watched {
     pub kept_by: Option<String>,
 }
 
+/// News of a call may be late, but not by so much.
+fn long_ago(now: Nanos) -> Nanos {
+    const LONG_AGO: Duration = Duration::from_mins(10);
+    Nanos(now.0.saturating_sub(LONG_AGO.as_nanos().try_into().unwrap_or(u64::MAX)))
+}
+
 impl Lineage {
     /// Tells from now on which findings change, by [`Lineage::take_changed`], which is then to be called
     /// now and again. Of processes that are gone no more findings of each kind than `closed` are kept.
@@ -33,11 +41,84 @@ impl Lineage {
     /// Forgets tool calls that ended long ago and that no process may have been started by that is known
     /// still. Only where findings are told as they come: a report lists every call.
     pub(super) fn forget_old_calls(&mut self, now: Nanos) {
-        /// News of a call may be late, but not by so much.
-        const LONG_AGO: Duration = Duration::from_mins(10);
         if !self.findings.are_told() || !self.calls.are_crowded() {
             return;
         }
+        let needed = self.referenced_calls();
+        self.calls.forget(long_ago(now), &needed);
+    }
+
+    /// Tells of a process and of its ancestors below the root, the oldest first, as it was told: forks, and
+    /// what each executed. For those who have to know them when they are gone.
+    pub fn introduce(&self, pid: u32, mut give: impl FnMut(Event<'_>)) {
+        let Some(id) = self.table.last_owner(pid) else { return };
+        let mut line: Vec<_> = self.generations(id).collect();
+        line.reverse();
+        for (id, entry) in line.into_iter().skip(1) {
+            self.fork_of(id).into_iter().for_each(&mut give);
+            if entry.exec_at.0 > 0 {
+                let Program { exe, args, truncated, .. } = &*entry.program;
+                give(Event::Exec {
+                    at: entry.exec_at,
+                    process: id,
+                    exe,
+                    args,
+                    truncated: *truncated,
+                    markers: &[],
+                    markers_truncated: false,
+                });
+            }
+        }
+    }
+
+    /// How a process was forked, as far as is known still.
+    #[must_use]
+    pub fn fork_of(&self, id: ProcessId) -> Option<Event<'static>> {
+        let entry = self.table.get(id)?;
+        Some(Event::Fork {
+            at: Nanos(id.start),
+            child: id,
+            forker: entry.forker,
+            parent: entry.first_parent,
+            pids: entry.pids,
+            cgroup: None,
+            thread: None,
+            root: self.root == Some(id),
+        })
+    }
+
+    /// Whether anything is known of a process still: it is there, or something else needs it.
+    #[must_use]
+    pub fn knows(&self, id: ProcessId) -> bool {
+        self.table.get(id).is_some()
+    }
+
+    /// Whether it is needed when it is gone: it is the root, or has forked others that are known.
+    #[must_use]
+    pub fn is_held(&self, id: ProcessId) -> bool {
+        self.root == Some(id) || self.table.get(id).is_some_and(|entry| entry.holds > 0)
+    }
+
+    /// Whether its forking thread had announced the call that it was forked for.
+    #[must_use]
+    pub fn is_announced(&self, id: ProcessId) -> bool {
+        self.table.get(id).is_some_and(|entry| entry.announced.is_some())
+    }
+
+    /// Ids of tool calls that are open, have ended of late, or may have started a process that is known
+    /// still.
+    #[must_use]
+    pub fn needed_calls(&self, now: Nanos) -> HashSet<String> {
+        let needed = self.referenced_calls();
+        let before = long_ago(now);
+        let is_needed = |index: &CallIndex, call: &Call| {
+            needed.contains(index) || call.end.as_ref().is_none_or(|(end, _)| *end >= before)
+        };
+        let all = self.calls.iter().filter(|(index, call)| is_needed(index, call));
+        all.map(|(_, call)| call.id.to_string()).collect()
+    }
+
+    fn referenced_calls(&self) -> HashSet<CallIndex> {
         let mut needed = HashSet::new();
         for id in self.table.ids() {
             let blame = self.blame(id);
@@ -48,8 +129,7 @@ impl Lineage {
         }
         needed.extend(self.overdue.iter().filter_map(|(_, overdue)| overdue.call()));
         needed.extend(self.leases.calls());
-        let before = now.0.saturating_sub(LONG_AGO.as_nanos().try_into().unwrap_or(u64::MAX));
-        self.calls.forget(Nanos(before), &needed);
+        needed
     }
 
     /// Findings that were opened, changed or withdrawn since the last call. Of one that is about to be

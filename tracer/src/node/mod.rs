@@ -14,6 +14,7 @@
 
 mod news;
 mod run;
+mod story;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -24,11 +25,13 @@ use hashbrown::{HashMap, HashSet};
 
 pub use news::{Change, FindingNews, InvocationNews, NewsKind, What};
 pub use run::{Adoption, Bystander, ProgramSeen};
+pub use story::story;
 
 use crate::lineage::{
     self, Announcement, Config, Event, Finding, Lineage, Nanos, Pids, ProcessId, RecoveredProcess,
     Rules,
 };
+use crate::recording::OwnedEvent;
 use run::Run;
 
 /// Number of a run, as the kernel side tags its processes. Never 0, below 2^31.
@@ -199,8 +202,11 @@ impl Node {
 
     /// The answer to [`Node::poll_agent`], or what a daemon before this one had adopted.
     pub fn adopted(&mut self, run: RunId, adoption: Adoption) {
-        let Adoption { at, processes, programs, bystanders, losses } = adoption;
-        if self.runs.contains_key(&run) || !processes.iter().any(|process| process.root) {
+        let Adoption { at, processes, programs, story, deaf_since, bystanders, losses } = adoption;
+        let begins = |event| matches!(event, Event::Fork { root: true, .. });
+        let is_rooted = processes.iter().any(|process| process.root)
+            || story.iter().filter_map(OwnedEvent::event).any(begins);
+        if self.runs.contains_key(&run) || !is_rooted {
             return;
         }
         self.last = self.last.max(run);
@@ -216,6 +222,13 @@ impl Node {
             let Bystander { pid, start_ticks, name } = &bystander;
             lineage.handle(Event::Bystander { pid: *pid, start_ticks: *start_ticks, name });
         }
+        let mut executed = HashMap::new();
+        for event in story.iter().filter_map(OwnedEvent::event) {
+            if let Event::Exec { at, process, .. } = event {
+                executed.insert(process, at);
+            }
+            lineage.handle(event);
+        }
         let tracked = u64::try_from(processes.len()).unwrap_or(u64::MAX);
         lineage.handle(Event::Recovered {
             at,
@@ -226,7 +239,13 @@ impl Node {
             failed: 0,
         });
         for program in programs {
-            lineage.handle(program.event());
+            // Unless the story has it.
+            if executed.get(&program.process).is_none_or(|told| *told < program.at) {
+                lineage.handle(program.event());
+            }
+        }
+        if let Some(from) = deaf_since {
+            lineage.lost_announcements(from);
         }
         self.runs.insert(run, Run::new(lineage, losses, reaped));
         self.touched.insert(run);

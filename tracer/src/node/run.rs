@@ -9,6 +9,7 @@ use crate::lineage::{
     DEFAULT_FAIL_ON, Event, FindingKind, FindingState, Lineage, Nanos, ProcessId, RecoveredProcess,
     Watched,
 };
+use crate::recording::OwnedEvent;
 
 /// An agent and all below it, as `PROCS` has them once all belong to one run.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,10 @@ pub struct Adoption {
     pub processes: Vec<RecoveredProcess>,
     /// What those of them execute that live, as far as is known; oldest first.
     pub programs: Vec<ProgramSeen>,
+    /// What a daemon before this one was told of them, in order: see [`super::story`].
+    pub story: Vec<OwnedEvent>,
+    /// Since when announcements may have been lost; `None`: none were.
+    pub deaf_since: Option<Nanos>,
     /// Ancestors of the agent, of whom one adopts what it orphans.
     pub bystanders: Vec<Bystander>,
     /// What was lost before, and matters nothing to this run.

@@ -24,6 +24,7 @@
 
 mod convert;
 pub(crate) mod frame;
+mod owned;
 mod reader;
 mod recorder;
 mod replay;
@@ -31,6 +32,7 @@ mod replay;
 mod tests;
 mod wire;
 
+pub use owned::OwnedEvent;
 pub use reader::{Item, ReadError, Reader, Reason};
 pub use recorder::{Recorder, RecordingError, Writer};
 pub use replay::{Replayed, replay};

@@ -97,6 +97,8 @@ pub struct Kernel {
     pub pin: bool,
     /// Folder of a BPF file system that they are pinned in.
     pub pin_path: PathBuf,
+    /// File with what the next daemon has to know besides.
+    pub journal: PathBuf,
 }
 
 impl Default for Kernel {
@@ -106,6 +108,7 @@ impl Default for Kernel {
             ring_bytes: DEFAULT_RING_BYTES,
             pin: true,
             pin_path: "/sys/fs/bpf/tracer".into(),
+            journal: "/var/lib/tracer/journal".into(),
         }
     }
 }

@@ -9,6 +9,7 @@ mod adopting;
 mod cleaning;
 mod killing;
 mod recovering;
+mod remembering;
 mod settling;
 
 use std::{io, path::PathBuf, rc::Rc, time::Duration};
@@ -23,6 +24,7 @@ use settling::SETTLES_AFTER;
 use super::{
     config::{Config, OnLeak, Reload, reload},
     control::{self, Control, Inquiry},
+    journal::{Journal, Remembered},
     metrics::{Metrics, SAMPLE_EVERY},
     news::{News, Origin, What},
     notify::Notifier,
@@ -68,6 +70,8 @@ pub struct DaemonOptions {
     pub control: Option<Control>,
     /// Where it is told how the daemon does; `None`: nowhere.
     pub metrics: Option<Metrics>,
+    /// What an earlier daemon had left in the kernel is taken over.
+    pub takes_over: bool,
 }
 
 /// Why the daemon ended.
@@ -110,7 +114,7 @@ const LAST_WORDS: Duration = Duration::from_millis(600);
 /// # Errors
 /// The kernel side or `/proc` fails, or what is configured cannot be had.
 pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), DaemonError> {
-    let DaemonOptions { config, config_path, control, metrics } = options;
+    let DaemonOptions { config, config_path, control, metrics, takes_over } = options;
     let procfs = Procfs::of_host().map_err(DaemonError::Procfs)?;
     let clock = procfs.clock();
     let signals = Signals::receive()?;
@@ -123,7 +127,11 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
     let listener = listener.and_then(|listener| listener.start().map(|()| listener));
     let listener = listener.inspect_err(|error| log::warn!("failed to {error}")).ok();
     // After the threads that do not decide anything.
-    let outlets = Outlets::start(&config, &Origin::of_host(), control.as_ref(), metrics)?;
+    let origin = Origin::of_host();
+    let outlets = Outlets::start(&config, &origin, control.as_ref(), metrics)?;
+    let kernel = &config.kernel;
+    let journal = kernel.pin.then(|| Journal::open(&kernel.journal, &origin.boot_id, takes_over));
+    let (journal, remembered) = journal.unzip();
     priority::raise(priority::JUDGES);
     let rules = Rc::new(config.rules.rules());
     let cleaning = Cleaning::begin(config.on_leak, &rules).map_err(DaemonError::Procfs)?;
@@ -149,11 +157,15 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
         programs_read_at: Nanos(0),
         refused: 0,
         settles_at: None,
+        journal,
+        hears_since: clock.now(),
+        remembered: remembered.unwrap_or_default(),
         notifier: Notifier::of_environment(),
     };
     daemon.settles_at = Some(Instant::now() + daemon.config.thresholds.grace + SETTLES_AFTER);
     daemon.lost.counts = daemon.probes.counts()?;
-    daemon.take_over()?;
+    let remembered = std::mem::take(&mut daemon.remembered);
+    daemon.take_over(remembered)?;
     daemon.catch_up().await?;
     daemon.look_around()?;
     log::info!("traces the host");
@@ -194,6 +206,12 @@ struct Daemon {
     refused: u64,
     /// When what a daemon before this one had told of is looked at, if it was not found again.
     settles_at: Option<Instant>,
+    /// What the next daemon has to know; `None`: there will be none that goes on with this one's.
+    journal: Option<Journal>,
+    /// Since when announcements are heard.
+    hears_since: Nanos,
+    /// What the one before had noted, until it is taken over.
+    remembered: Remembered,
     notifier: Notifier,
 }
 
@@ -208,6 +226,7 @@ impl Daemon {
         loop {
             self.clean_up().await?;
             self.settle();
+            self.keep_journal();
             let deadline = self.deadline();
             tokio::select! {
                 batch = self.reader.next() => {
@@ -308,12 +327,24 @@ impl Daemon {
                     runs.extend(run.map(|run| (child, run)));
                 }
             }
+            if let Event::Exec { process, .. } = &event {
+                let run = self.node.run_of(*process);
+                self.remember(run, &event);
+            }
+            let turn =
+                matches!(event, Event::Fork { .. } | Event::Exit { .. }).then(|| event.clone());
             self.node.handle(event, run);
+            if let Some(turn) = turn {
+                self.remember_turn(run, &turn);
+            }
             // Before what its descendants do is told.
             self.adopt()?;
         }
         if let Some(metrics) = self.outlets.metrics() {
             metrics.took(records, newest);
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.flush();
         }
         // From here on the next daemon need not see it again.
         self.probes.processed(end)?;
@@ -340,6 +371,7 @@ impl Daemon {
     fn hear(&mut self, before: Option<Nanos>) {
         while let Some(received) = self.hearing.next(before) {
             if let Some(announcement) = announce::announcement(&received, &self.redactor) {
+                self.remember_announced(&announcement);
                 self.node.announced(announcement);
             } else {
                 match (&received.message.body, &received.from) {

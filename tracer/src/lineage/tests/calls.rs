@@ -620,3 +620,28 @@ fn months_of_calls_are_forgotten_but_for_those_that_left_something() {
     assert!((3..10_000).contains(&known), "{known} are known");
     assert_eq!(world.lineage.calls.refused(), 0);
 }
+
+/// A tracer was away, and who announced something meanwhile was heard by nobody.
+#[test]
+fn one_call_that_seems_to_be_open_alone_is_no_evidence_where_announcements_were_lost() {
+    let mut world = claude();
+    world.at(4).call(ROOT, "a").at(5).fork(ROOT, 101);
+    assert_eq!(world.whose(101), sure("a", Confidence::Probable));
+    world.lineage.lost_announcements(ms(10));
+    // Forked before that, and since.
+    assert_eq!(world.whose(101), sure("a", Confidence::Probable));
+    world.at(20).fork(ROOT, 102);
+    assert_eq!((world.whose(102), world.candidates(102)), ((None, Confidence::None), vec![]));
+    // Two that are known are told: it may be one of them.
+    world.at(30).call(ROOT, "b").at(31).fork(ROOT, 103);
+    assert_eq!(world.candidates(103), ["a", "b"]);
+    // What names its call is believed.
+    world.says(ROOT, start("c", Some("make test")));
+    world.at(40).starts(ROOT, 104, &["/bin/bash", "-c", "make test"]);
+    assert_eq!(world.whose(104), sure("c", Confidence::Strong));
+    // Now the agent says that none is open any more.
+    world.at(50).says(ROOT, Said::CallsEnd { except: Vec::new() });
+    world.at(60).call(ROOT, "d").at(61).fork(ROOT, 105);
+    assert_eq!(world.whose(105), sure("d", Confidence::Probable));
+    assert_eq!(world.whose(102), (None, Confidence::None));
+}

@@ -66,11 +66,12 @@ struct KernelTable {
     ring_bytes: Option<Spanned<Size>>,
     pin: Option<bool>,
     pin_path: Option<Absolute>,
+    journal: Option<Absolute>,
 }
 
 impl KernelTable {
     fn over(self, before: Kernel, problems: &mut Problems<'_>) -> Kernel {
-        let Self { max_processes, ring_bytes, pin, pin_path } = self;
+        let Self { max_processes, ring_bytes, pin, pin_path, journal } = self;
         if let Some(found) = max_processes.as_ref()
             && !MAX_PROCESSES_RANGE.contains(found.get_ref())
         {
@@ -90,6 +91,7 @@ impl KernelTable {
             ring_bytes,
             pin: pin.unwrap_or(before.pin),
             pin_path: pin_path.map_or(before.pin_path, |Absolute(path)| path),
+            journal: journal.map_or(before.journal, |Absolute(path)| path),
         }
     }
 }

@@ -127,6 +127,7 @@ fn every_key_is_taken() {
         ring_bytes = "1MiB"
         pin = false
         pin_path = "/sys/fs/bpf/other"
+        journal = "/var/lib/other"
         [redaction]
         enabled = false
         [log]
@@ -188,7 +189,10 @@ fn every_key_is_taken() {
     assert_eq!((thresholds.grace, thresholds.zombie_after), (seconds(5), seconds(0)));
     assert_eq!((thresholds.init_zombie_after, thresholds.stuck_after), (seconds(60), seconds(90)));
     let pin_path = "/sys/fs/bpf/other".into();
-    assert_eq!(kernel, Kernel { max_processes: 1000, ring_bytes: 1 << 20, pin: false, pin_path });
+    let journal = "/var/lib/other".into();
+    let expected =
+        Kernel { max_processes: 1000, ring_bytes: 1 << 20, pin: false, pin_path, journal };
+    assert_eq!(kernel, expected);
     assert!(!redacts);
     assert_eq!(log, Log { format: LogFormat::Json, level: log::LevelFilter::Warn });
     let [socket, announcements] = ["/run/t/a", "/run/t/b"].map(Into::into);
@@ -266,6 +270,7 @@ fn wrong_values_are_told_with_their_place_and_why() {
         ("[kernel]\nring_bytes = 5000", "2:14: the size of a ring is a power of two"),
         ("[kernel]\nring_bytes = '8GiB'", "2:14: the size of a ring is a power of two"),
         ("[kernel]\npin_path = 'x'", "2:12: \"x\": an absolute path is wanted"),
+        ("[kernel]\njournal = 'x'", "2:11: \"x\": an absolute path is wanted"),
         ("[kernel]\npin = 'yes'", "2:7: invalid type: string \"yes\", expected a boolean"),
         ("[log]\nlevel = 'warning'", "2:9: unknown value \"warning\": did you mean warn?"),
         ("[log]\nformat = 'xml'", "2:10: unknown value \"xml\": known here are text, json"),

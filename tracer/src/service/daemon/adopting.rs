@@ -3,18 +3,27 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Daemon, DaemonError};
+use super::{Daemon, DaemonError, remembering::heard_until};
 use crate::{
-    lineage::{Nanos, ProcessId, RecoveredProcess},
-    node::{Adoption, Bystander, ProgramSeen, RunId},
-    service::programs,
+    lineage::{Event, Nanos, ProcessId, RecoveredProcess},
+    node::{Adoption, Bystander, ProgramSeen, RunId, story},
+    recording::OwnedEvent,
+    service::{journal::Remembered, programs},
 };
 
+/// What is known of a run from before.
+struct Past {
+    story: Vec<OwnedEvent>,
+    /// See [`Adoption::deaf_since`].
+    deaf_since: Option<Nanos>,
+}
+
 impl Daemon {
-    /// Goes on with the runs of a daemon before this one, whose processes `PROCS` has. Calls that were
-    /// announced to that one are forgotten: what belonged to them is nobody's, or a cookie's.
-    pub(super) fn take_over(&mut self) -> Result<(), DaemonError> {
+    /// Goes on with the runs of a daemon before this one, whose processes `PROCS` has, with what that one
+    /// had noted of them.
+    pub(super) fn take_over(&mut self, mut remembered: Remembered) -> Result<(), DaemonError> {
         let at = self.clock.now();
+        let heard_until = heard_until(&remembered);
         let mut runs: BTreeMap<RunId, Vec<RecoveredProcess>> = BTreeMap::new();
         for (process, run) in self.complete_adoptions()? {
             if run != 0 {
@@ -22,15 +31,18 @@ impl Daemon {
             }
         }
         for (run, processes) in runs {
-            if !processes.iter().any(|process| process.root) {
-                // Its pid came round while its descendants lived on.
+            let story = story(&processes, remembered.remove(&run).unwrap_or_default());
+            let begins = |event| matches!(event, Event::Fork { root: true, .. });
+            if !story.iter().filter_map(OwnedEvent::event).any(begins) {
+                // Its pid came round while its descendants lived on, and nothing was noted of it.
                 log::warn!(
                     "the root of run {run} is not known any more: what it left is not followed"
                 );
                 continue;
             }
             log::info!("goes on with run {run} of {} processes", processes.len());
-            self.adopt_all(run, at, processes, Vec::new());
+            let past = Past { story, deaf_since: Some(heard_until) };
+            self.adopt_all(run, at, processes, Vec::new(), past);
         }
         Ok(())
     }
@@ -142,6 +154,8 @@ impl Daemon {
             return Ok(());
         }
         let at = self.clock.now();
+        // What was announced before this daemon listened is lost.
+        let deaf_since = (agent.at < self.hears_since).then_some(Nanos(0));
         // What it forks from here on belongs to the run; what it forked before is counted in its entry.
         let Some((root, _, children)) = self.probes.procs().entry(id) else { return Ok(()) };
         let processes = if children == 0 {
@@ -150,7 +164,8 @@ impl Daemon {
             let all = self.complete_adoptions()?.into_iter();
             all.filter(|(_, of)| *of == run).map(|(process, _)| process).collect()
         };
-        self.adopt_all(run, at, processes, vec![agent]);
+        let past = Past { story: Vec::new(), deaf_since };
+        self.adopt_all(run, at, processes, vec![agent], past);
         Ok(())
     }
 
@@ -161,6 +176,7 @@ impl Daemon {
         at: Nanos,
         processes: Vec<RecoveredProcess>,
         mut programs: Vec<ProgramSeen>,
+        Past { story, deaf_since }: Past,
     ) {
         let known = programs.first().map(|agent| agent.process);
         for process in processes.iter().filter(|process| process.exit.is_none()) {
@@ -178,6 +194,11 @@ impl Daemon {
         });
         let bystanders = bystanders.collect();
         let losses = self.losses();
-        self.node.adopted(run, Adoption { at, processes, programs, bystanders, losses });
+        self.remember_dead(run, &processes);
+        for program in &programs {
+            self.remember(Some(run), &program.event());
+        }
+        let adoption = Adoption { at, processes, programs, story, deaf_since, bystanders, losses };
+        self.node.adopted(run, adoption);
     }
 }

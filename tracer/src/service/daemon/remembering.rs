@@ -1,0 +1,142 @@
+//! Notes for the next daemon what the kernel does not keep: see [`super::journal`].
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use super::Daemon;
+use crate::{
+    lineage::{Announcement, Event, KeptByLease, Nanos, RecoveredProcess, Said},
+    node::RunId,
+    recording::OwnedEvent,
+    service::journal::Remembered,
+};
+
+impl Daemon {
+    /// Notes an event of a run.
+    pub(super) fn remember(&mut self, run: Option<RunId>, event: &Event<'_>) {
+        if let (Some(journal), Some(run)) = (&mut self.journal, run) {
+            journal.note(run, event);
+        }
+    }
+
+    /// Notes a fork that an announcement was about, and the end of one who has forked others: its pid may
+    /// come round, and its place in `PROCS` goes to another, while they live on.
+    pub(super) fn remember_turn(&mut self, run: Option<RunId>, event: &Event<'_>) {
+        let Some(journal) = &mut self.journal else { return };
+        match event {
+            Event::Fork { child, .. } => {
+                let lineage = run.and_then(|run| Some((run, self.node.lineage(run)?)));
+                if let Some((run, lineage)) = lineage
+                    && lineage.is_announced(*child)
+                {
+                    journal.note(run, event);
+                }
+            }
+            Event::Exit { process, .. } => {
+                let run = self.node.run_of(*process);
+                let lineage = run.and_then(|run| Some((run, self.node.lineage(run)?)));
+                if let Some((run, lineage)) = lineage
+                    && lineage.is_held(*process)
+                    && let Some(fork) = lineage.fork_of(*process)
+                {
+                    journal.note(run, &fork);
+                    journal.note(run, event);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes those that had ended before anything was told of them.
+    pub(super) fn remember_dead(&mut self, run: RunId, processes: &[RecoveredProcess]) {
+        let Some(journal) = &mut self.journal else { return };
+        for process in processes {
+            let RecoveredProcess { id, forker, parent, pids, cgroup, root, exit, .. } = *process;
+            let Some((died_at, status)) = exit else { continue };
+            journal.note(
+                run,
+                &Event::Fork {
+                    at: Nanos(id.start),
+                    child: id,
+                    forker,
+                    parent,
+                    pids,
+                    cgroup,
+                    thread: None,
+                    root,
+                },
+            );
+            let exit =
+                Event::Exit { at: died_at, process: id, status, parent, children_uncounted: false };
+            journal.note(run, &exit);
+        }
+    }
+
+    /// Notes an announcement, and who makes it: a hook is gone soon.
+    pub(super) fn remember_announced(&mut self, announcement: &Announcement) {
+        let Some(journal) = &mut self.journal else { return };
+        let Some((_, run)) = self.node.run_of_pid(announcement.sender) else { return };
+        if let Some(lineage) = self.node.lineage(run) {
+            lineage.introduce(announcement.sender, |event| journal.note(run, &event));
+        }
+        journal.note(run, &Event::Announced(Box::new(announcement.clone())));
+    }
+
+    /// Brings everything that was noted into the file, and makes that anew where it has become long.
+    pub(super) fn keep_journal(&mut self) {
+        let Some(journal) = &mut self.journal else { return };
+        journal.flush();
+        if !journal.is_long() {
+            return;
+        }
+        let now = self.clock.now();
+        let node = &self.node;
+        let mut calls: HashMap<RunId, hashbrown::HashSet<String>> = HashMap::new();
+        // Runs of which a call is kept that no later word may have ended.
+        let mut open = HashSet::new();
+        journal.shorten(|run, event| {
+            let Some(lineage) = node.lineage(run) else { return false };
+            match event {
+                Event::Fork { child: process, .. }
+                | Event::Exec { process, .. }
+                | Event::Exit { process, .. } => lineage.knows(*process),
+                Event::Announced(announcement) => {
+                    let needed = calls.entry(run).or_insert_with(|| lineage.needed_calls(now));
+                    match &announcement.said {
+                        Said::CallStart(start) => {
+                            needed.contains(&start.id) && {
+                                open.insert(run);
+                                true
+                            }
+                        }
+                        Said::Spawn { id, .. }
+                        | Said::Background { id, .. }
+                        | Said::CallEnd { id, .. } => needed.contains(id),
+                        Said::CallsEnd { .. } => open.remove(&run),
+                        Said::Keep { ttl, what, .. } => {
+                            let ends = announcement.sent_at.after(Duration::from_secs(*ttl));
+                            let is_known = match what {
+                                KeptByLease::Call(id) => needed.contains(id),
+                                KeptByLease::Process(_) => true,
+                            };
+                            ends > now && is_known
+                        }
+                    }
+                }
+                _ => false,
+            }
+        });
+    }
+}
+
+/// Up to when everything was heard that was announced: the time of the last that was noted.
+pub(super) fn heard_until(remembered: &Remembered) -> Nanos {
+    let all = remembered.values().flatten().filter_map(OwnedEvent::event);
+    let at = |event: Event<'_>| match event {
+        Event::Announced(announcement) => Some(announcement.sent_at),
+        event => event.at(),
+    };
+    all.filter_map(at).max().unwrap_or(Nanos(0))
+}
