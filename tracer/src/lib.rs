@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`lineage`] is the core and imports none of the others but the leaves [`escape`],
-//! [`signals`] and `quantity`; [`container`] tells whose container a cgroup is; [`procfs`] reads, [`kernel`] loads and decodes, [`report`] tells; [`recording`]
+//! [`container`] (whose container a cgroup is), [`signals`] and `quantity`; [`procfs`] reads, [`kernel`] loads and decodes, [`report`] tells; [`recording`]
 //! keeps what the core took in, to be judged again; [`driver`] puts them together into a run;
 //! [`node`] is the cores of a whole host, and [`service`] the daemon around it; [`toolcall`] is what agents say of their tool calls; [`cli`] is one file a subcommand.
 
@@ -27,6 +27,7 @@ pub mod recording;
 pub mod redact;
 pub mod report;
 mod requests;
+mod runtime;
 pub mod service;
 pub mod signals;
 pub mod toolcall;

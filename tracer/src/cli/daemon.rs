@@ -10,6 +10,7 @@ use crate::{
     driver::signals,
     kernel::load::{Inheritance, LoadOptions, Probes},
     lineage::Rules,
+    runtime,
     service::{
         config::{Config, ConfigError, DEFAULT_PATH, Kernel, OnLeak},
         control::{Control, ControlOptions},
@@ -84,9 +85,8 @@ pub(super) fn execute(args: &DaemonArgs) -> anyhow::Result<Status> {
     if let Some(metrics) = &mut metrics {
         metrics.attached(&probes, *max_processes).context("failed to serve metrics")?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    let runtime = runtime::builder()
+        .and_then(|mut builder| builder.build())
         .context("failed to start the async runtime")?;
     let takes_over = inheritance == Inheritance::TakenOver;
     let control = Some(control);

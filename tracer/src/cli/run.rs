@@ -33,6 +33,7 @@ use crate::{
     recording::{Ending, Recorder},
     redact::Redactor,
     report::LifeLog,
+    runtime,
 };
 
 /// Run a command and judge what it leaves behind
@@ -219,9 +220,8 @@ fn watch(
         log: args.log_bpf || cfg!(debug_assertions),
     };
     let mut probes = Probes::attach(options).context("failed to set up the kernel side")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    let runtime = runtime::builder()
+        .and_then(|mut builder| builder.build())
         .context("failed to start the async runtime")?;
     let settled = runtime.block_on(async {
         let logger = if options.log { log_kernel(&mut probes) } else { None };

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::position::Position;
-use crate::priority;
+use crate::{priority, runtime};
 
 /// How long records gather between two reads.
 const COALESCE: Duration = Duration::from_millis(10);
@@ -72,7 +72,7 @@ impl Reader {
         // the thread cannot be started.
         let (tell, told) = std::sync::mpsc::channel();
         let work = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime::builder().and_then(|mut builder| builder.build());
             let (runtime, result) = match runtime {
                 Ok(runtime) => (Some(runtime), Ok(())),
                 Err(error) => (None, Err(error)),

@@ -153,7 +153,7 @@ impl Control {
             origin,
             maps_all_uids: view::maps_all_uids(),
         };
-        let runtime = serve::runtime().map_err(ControlError::Thread)?;
+        let runtime = serve::own_runtime().map_err(ControlError::Thread)?;
         let work = move || serve::serve(&runtime, listener, world, over);
         let named = thread::Builder::new().name("tracer-control".to_owned());
         named.spawn(work).map_err(ControlError::Thread)?;

@@ -37,7 +37,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::priority;
+use crate::{priority, runtime};
 pub use accept::Accept;
 
 /// Bytes of a request's line and headers, at most: hyper's least.
@@ -116,11 +116,10 @@ impl Server {
         let known = Arc::clone(&address);
         let work = move || {
             // Made here, because it panics when it is dropped within another one.
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
+            let runtime = runtime::builder().and_then(|mut builder| {
                 // New connections must not keep those that are there from being looked at.
-                .event_interval(7)
-                .build();
+                builder.event_interval(7).build()
+            });
             let (runtime, result) = match runtime {
                 Ok(runtime) => (Some(runtime), Ok(())),
                 Err(error) => (None, Err(error)),

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     net::UnixStream,
-    runtime::{Builder, Runtime},
+    runtime::Runtime,
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
@@ -24,7 +24,7 @@ use super::{
     peer::Asker,
     protocol::{self, Ask, Code, MAX_REQUEST, Refusal, SCHEMA, line},
 };
-use crate::{lineage::Nanos, service::news::News};
+use crate::{lineage::Nanos, runtime, service::news::News};
 
 /// Clients at once.
 const MOST_SEATS: usize = 256;
@@ -48,8 +48,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const TELL_MISSED_EVERY: u32 = 4096;
 
 /// What runs the thread.
-pub(super) fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().max_blocking_threads(LOOKERS).build()
+pub(super) fn own_runtime() -> io::Result<Runtime> {
+    runtime::builder()?.max_blocking_threads(LOOKERS).build()
 }
 
 /// Serves until `over` closes.
