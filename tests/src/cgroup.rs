@@ -11,6 +11,8 @@ use crate::sys::Pid;
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
+    /// Made for it, the outermost first.
+    above: Vec<PathBuf>,
 }
 
 /// A name that no other test uses.
@@ -83,6 +85,17 @@ impl Cgroup {
         Self::make(unified_mount()?.join(name()))
     }
 
+    /// Makes one of v2 that is called like a container of a pod, as the kubelet and containerd have systemd
+    /// make them.
+    pub fn of_pod(pod_uid: &str, container: &str) -> Result<Self, String> {
+        let top = unified_mount()?.join(name());
+        let slice = format!("kubepods-burstable-pod{}.slice", pod_uid.replace('-', "_"));
+        let pod = top.join(slice);
+        let path = pod.join(format!("cri-containerd-{container}.scope"));
+        fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Self { path, above: vec![top, pod] })
+    }
+
     /// Changes how many threads it may hold; those that it has stay.
     pub fn allow_threads(&self, most: u32) -> Result<(), String> {
         self.set("pids.max", &most.to_string())
@@ -97,7 +110,7 @@ impl Cgroup {
 
     fn make(path: PathBuf) -> Result<Self, String> {
         fs::create_dir(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Self { path })
+        Ok(Self { path, above: Vec::new() })
     }
 
     fn set(&self, file: &str, value: &str) -> Result<(), String> {
@@ -130,6 +143,9 @@ impl Drop for Cgroup {
             remove(&self.path);
         } else {
             let _removed = fs::remove_dir(&self.path);
+        }
+        for folder in self.above.iter().rev() {
+            let _removed = fs::remove_dir(folder);
         }
     }
 }

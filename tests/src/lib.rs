@@ -18,6 +18,7 @@
 //! longer than `--zombie-after`), the test says for how long ([`Run::standing_for`]).
 
 pub mod agents;
+pub mod api_server;
 pub mod binary;
 pub mod bpf;
 pub mod cgroup;

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tracer_tests::api_server::{ApiServer, pod};
 use tracer_tests::facts::{self, Facts};
 use tracer_tests::{binary, daemon, deploy, proc, skip, sys};
 
@@ -18,6 +19,7 @@ const PINS: &str = "/sys/fs/bpf";
 /// A container of runc: a root file system with one program and the libraries that it needs.
 struct Container {
     id: String,
+    cgroup: String,
     folder: TempDir,
     runc: Option<Child>,
 }
@@ -26,9 +28,18 @@ impl Container {
     fn new(id: &str) -> Self {
         Self {
             id: id.to_owned(),
+            cgroup: format!("/docker-{id}.scope"),
             folder: tempfile::tempdir().expect("a temporary folder"),
             runc: None,
         }
+    }
+
+    /// One in a pod with this UID.
+    fn of_pod(id: &str, pod_uid: &str) -> Self {
+        let slice = format!("kubepods-pod{}.slice", pod_uid.replace('-', "_"));
+        let mut container = Self::new(id);
+        container.cgroup = format!("/{slice}/cri-containerd-{id}.scope");
+        container
     }
 
     /// A folder of the host's that the container gets.
@@ -83,7 +94,7 @@ impl Container {
             },
             "linux": {
                 "namespaces": namespaces,
-                "cgroupsPath": format!("/docker-{}.scope", self.id),
+                "cgroupsPath": self.cgroup,
                 "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list"],
                 "readonlyPaths": ["/proc/bus", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
             },
@@ -183,70 +194,126 @@ fn lack() -> Option<&'static str> {
     checks.iter().find(|(is_so, _)| !is_so).map(|(_, reason)| *reason)
 }
 
-#[test]
-fn leak_in_another_container_is_found_with_the_capabilities_of_the_manifest() {
-    if let Some(reason) = lack() {
-        return skip(reason);
-    }
-    let mark = std::process::id();
-    // Before the containers, so that it goes after them.
-    let pinned = Pinned(tempfile::tempdir().unwrap());
-    let text = format!(
-        "[thresholds]\nzombie_after = \"300ms\"\n\
-         [kernel]\npin_path = \"{PINS}/tracer-test-box-{mark}\"\n\
-         [api]\nsocket = \"/run/tracer/control/tracer.sock\"\n\
-         [metrics]\nenabled = false\n\
-         [[sink]]\ntype = \"file\"\npath = \"/var/lib/tracer/events.jsonl\"\n"
-    );
-    fs::write(pinned.config(), text).unwrap();
-    let mut tracer = Container::new(&format!("{mark:064x}"));
-    let state = tracer.shared("lib");
-    let more = More {
-        capabilities: deploy::capabilities(),
-        environment: vec!["TRACER_LOG=info".to_owned()],
-        mounts: vec![
-            bind(Path::new(PINS), PINS, "rw"),
-            bind(pinned.0.path(), "/etc/tracer", "ro"),
-            bind(&state, "/var/lib/tracer", "rw"),
-            json!({"destination": "/run/tracer", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]}),
-        ],
-    };
-    // The host's PID namespace.
-    let program = format!("{BIN}/tracer");
-    let command = [program.as_str(), "daemon", "--config", "/etc/tracer/tracer.toml"];
-    tracer.start(&command, binary::tracer(), 0, &["mount", "uts", "ipc", "network"], &more);
-    tracer.until_said("traces the host");
+/// A tracer in a container, and what it tells.
+struct Boxed {
+    state: PathBuf,
+    // In this order: what is pinned goes after who pinned it.
+    _tracer: Container,
+    _pinned: Pinned,
+}
 
-    let mut agent = Container::new(&format!("{:064x}", u64::from(mark) << 32));
+impl Boxed {
+    /// Starts one with the capabilities of the manifest and the host's PID namespace, and others of its own.
+    fn start(mark: u64, namespaces: &[&str], config: &str) -> Self {
+        let pinned = Pinned(tempfile::tempdir().expect("a temporary folder"));
+        let text = format!(
+            "[thresholds]\nzombie_after = \"300ms\"\n\
+             [kernel]\npin_path = \"{PINS}/tracer-test-box-{mark}\"\n\
+             [api]\nsocket = \"/run/tracer/control/tracer.sock\"\n\
+             [metrics]\nenabled = false\n\
+             [[sink]]\ntype = \"file\"\npath = \"/var/lib/tracer/events.jsonl\"\n{config}"
+        );
+        fs::write(pinned.config(), text).expect("a file of ours");
+        let mut tracer = Container::new(&format!("{mark:064x}"));
+        let state = tracer.shared("lib");
+        let more = More {
+            capabilities: deploy::capabilities(),
+            environment: vec!["TRACER_LOG=info".to_owned()],
+            mounts: vec![
+                bind(Path::new(PINS), PINS, "rw"),
+                bind(pinned.0.path(), "/etc/tracer", "ro"),
+                bind(&state, "/var/lib/tracer", "rw"),
+                json!({"destination": "/run/tracer", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]}),
+            ],
+        };
+        let program = format!("{BIN}/tracer");
+        let command = [program.as_str(), "daemon", "--config", "/etc/tracer/tracer.toml"];
+        tracer.start(&command, binary::tracer(), 0, namespaces, &more);
+        tracer.until_said("traces the host");
+        Self { state, _tracer: tracer, _pinned: pinned }
+    }
+
+    /// The finding of this zombie.
+    fn zombie(&self, pid: sys::Pid) -> Value {
+        let opened = proc::until("the zombie is told", || {
+            let lines = fs::read_to_string(self.state.join("events.jsonl")).ok()?;
+            let whole = lines.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let mut events = whole
+                .lines()
+                .map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+            events.find(|event| daemon::is_about(event, pid, "zombie"))
+        });
+        opened["finding"].clone()
+    }
+}
+
+/// Starts a parent in a container that lets a child stand, as nobody.
+fn leaking(agent: &mut Container, mut environment: Vec<String>) -> Facts {
     let told = agent.shared("facts");
     let facts = Facts::listen(&told, HashMap::new());
-    fs::set_permissions(facts.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let more = More {
-        environment: vec!["TRACER_AGENT=boxed".to_owned(), format!("{}=/facts/facts", facts::ENV)],
-        mounts: vec![bind(&told, "/facts", "ro")],
-        ..More::default()
-    };
+    fs::set_permissions(facts.path(), fs::Permissions::from_mode(0o777)).expect("a file of ours");
+    environment.push(format!("{}=/facts/facts", facts::ENV));
+    let more = More { environment, mounts: vec![bind(&told, "/facts", "ro")], ..More::default() };
     let program = format!("{BIN}/workload");
     let command = [program.as_str(), "never-waits", "deep=yes"];
     let own = ["pid", "mount", "uts", "ipc", "network"];
     agent.start(&command, binary::workload(), 65_534, &own, &more);
     facts.wait_held("standing", sys::patience()).expect("a zombie that stands");
+    facts
+}
+
+#[test]
+fn leak_in_another_container_is_found_with_the_capabilities_of_the_manifest() {
+    if let Some(reason) = lack() {
+        return skip(reason);
+    }
+    let mark = u64::from(std::process::id());
+    let tracer = Boxed::start(mark, &["mount", "uts", "ipc", "network"], "");
+    let mut agent = Container::new(&format!("{:064x}", mark << 32));
+    let facts = leaking(&mut agent, vec!["TRACER_AGENT=boxed".to_owned()]);
     let fact = |name: &str| facts.wait_told(name, sys::patience()).expect("a fact");
     let (zombie, parent) = (fact("zombie"), fact("parent"));
     assert_ne!(zombie.pid, zombie.own_pid, "no PID namespace of its own");
 
-    let opened = proc::until("the zombie is told", || {
-        let lines = fs::read_to_string(state.join("events.jsonl")).ok()?;
-        let whole = lines.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let mut events = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        events.find(|event| daemon::is_about(event, zombie.pid, "zombie"))
-    });
-    let finding = &opened["finding"];
+    let finding = tracer.zombie(zombie.pid);
     assert_eq!(finding["agent"]["name"], "boxed", "{finding:#}");
     assert_eq!(finding["parent"]["pid"], parent.pid, "{finding:#}");
     assert_eq!(finding["cause"]["code"], "parent_never_waits", "{finding:#}");
     assert_eq!(finding["process"]["namespace_pid"], zombie.own_pid, "{finding:#}");
-    let container = json!({"id": agent.id, "runtime": "docker", "pod_uid": null});
+    let container = json!({"id": agent.id, "runtime": "docker", "pod_uid": null, "pod": null});
     assert_eq!(finding["process"]["container"], container, "{finding:#}");
+    facts.release("standing");
+}
+
+/// Where tracer is in a cgroup namespace of its own, as in a pod, paths of cgroups look otherwise, and it has no
+/// file system of cgroups to find them in.
+#[test]
+fn container_of_an_agent_s_pod_is_its_agent_for_a_tracer_in_a_container() {
+    if let Some(reason) = lack() {
+        return skip(reason);
+    }
+    let mark = u64::from(std::process::id()) << 8;
+    let uid = format!("7d7d1f3b-0a6f-4c3f-9a6b-{mark:012x}");
+    let server = ApiServer::of_node("node-1");
+    server.apply(pod("reviewer-7d4b", &uid, &[("app", "reviewer")]));
+    let config = format!(
+        "[kubernetes]\napi_server = {:?}\nnode = \"node-1\"\n\
+         [[agent]]\nname = \"reviewer\"\npod_labels = {{ app = \"reviewer\" }}\n",
+        server.url()
+    );
+    // The network of the host, where the API server of this test is.
+    let tracer = Boxed::start(mark, &["mount", "uts", "ipc", "cgroup"], &config);
+    server.until_watched();
+    let mut agent = Container::of_pod(&format!("{:064x}", mark << 32), &uid);
+    let facts = leaking(&mut agent, Vec::new());
+    let fact = |name: &str| facts.wait_told(name, sys::patience()).expect("a fact");
+    let finding = tracer.zombie(fact("zombie").pid);
+    assert_eq!(finding["agent"]["name"], "reviewer", "{finding:#}");
+    assert_eq!(finding["agent"]["pid"], fact("root").pid, "{finding:#}");
+    let container = &finding["process"]["container"];
+    assert_eq!(
+        (&container["pod_uid"], &container["pod"]["name"]),
+        (&uid.into(), &"reviewer-7d4b".into())
+    );
     facts.release("standing");
 }

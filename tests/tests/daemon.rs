@@ -431,3 +431,38 @@ fn next_daemon_follows_what_was_left_also_when_the_pids_of_who_left_it_came_roun
     }
     drop((quick, slow));
 }
+
+#[test]
+fn agent_that_gives_its_children_a_session_is_known_by_that() {
+    let rule = "[[agent]]\nname = \"giver\"\nsession = [\"DAEMON_TEST_SESSION\"]\n";
+    let daemon = Daemon::started(rule);
+    // Whose program nothing says anything of.
+    let line = "import os, sys\n\
+        os.spawnvpe(os.P_WAIT, sys.argv[1], sys.argv[1:], dict(os.environ, DAEMON_TEST_SESSION='s-1'))";
+    let under = |command: &[&str]| {
+        Run::workload(["never-waits"]).alone().under(command.iter().copied()).start()
+    };
+    let running = under(&["python3", "-c", line]);
+    let finding = daemon.finding(stands(&running), "zombie", "opened");
+    let agent = &finding["finding"]["agent"];
+    assert_eq!((&agent["name"], &agent["session_id"]), (&"giver".into(), &"s-1".into()));
+    let python = proc::ppid(running.fact("parent").pid).expect("it waits");
+    assert_eq!(agent["pid"], python, "{finding:#}");
+    running.release("standing");
+    drop(running.finish());
+    // A person who set it in a shell.
+    let shell = under(&["sh", "-c", "DAEMON_TEST_SESSION=s-2 \"$@\"; true", "sh"]);
+    let nobodys = stands(&shell);
+    until_another_is_told(&daemon);
+    shell.release("standing");
+    drop(shell.finish());
+    assert!(!daemon.events().iter().any(|event| is_about(event, nobodys, "zombie")));
+}
+
+/// Lets an agent come and be told of: whatever came before it would have been.
+fn until_another_is_told(daemon: &Daemon) {
+    let running = agent("daemon-later", &["never-waits"]).start();
+    daemon.finding(stands(&running), "zombie", "opened");
+    running.release("standing");
+    drop(running.finish());
+}

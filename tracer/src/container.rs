@@ -1,4 +1,4 @@
-//! Which container a process runs in, from the path of its cgroup.
+//! Which container a process runs in, from the path of its cgroup; and what a pod is called.
 //!
 //! ```text
 //! /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID.slice/cri-containerd-ID.scope
@@ -15,12 +15,20 @@
 //! that in the path, which is told as well. A tracer in a cgroup namespace of its own sees paths from
 //! there (`/../../kubepods-podUID.slice/...`): then a container in its own pod is told without the pod.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// Most components of a path that are looked at, from its end. Nested containers add about six each.
 const MAX_DEPTH: usize = 64;
 /// Digits of a container's id: 256 bits.
 const ID_DIGITS: usize = 64;
+/// Longest name of a pod or namespace, bytes.
+/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/>
+const LONGEST_NAME: usize = 253;
+/// Longest name of a label after its prefix, and longest value, bytes.
+/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>
+const LONGEST_LABEL: usize = 63;
 
 /// A container and the pod that it is part of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -48,6 +56,20 @@ pub enum Runtime {
     /// Podman.
     #[serde(rename = "podman")]
     Podman,
+}
+
+/// Labels of a pod, by their names.
+pub type Labels = BTreeMap<String, String>;
+
+/// What Kubernetes calls a pod, as far as it is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pod {
+    /// Its name, as Kubernetes writes them.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Those of its labels that are told.
+    pub labels: Labels,
 }
 
 impl<'a> Container<'a> {
@@ -112,7 +134,7 @@ fn is_id(text: &str) -> bool {
 }
 
 /// A UUID; of a pod that comes from a file of its node, a hash of 32 digits.
-fn is_pod_uid(uid: &str) -> bool {
+pub(crate) fn is_pod_uid(uid: &str) -> bool {
     let mut parts = uid.split('-');
     let is_uuid = [8, 4, 4, 4, 12].iter().all(|digits| {
         parts.next().is_some_and(|part| part.len() == *digits && part.bytes().all(is_digit))
@@ -122,6 +144,33 @@ fn is_pod_uid(uid: &str) -> bool {
 
 fn is_digit(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit()
+}
+
+/// Whether a pod, a namespace or a node can be called this: a DNS subdomain.
+pub(crate) fn is_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    bytes.len() <= LONGEST_NAME
+        && [bytes.first(), bytes.last()].into_iter().all(|byte| byte.is_some_and(|b| is_plain(*b)))
+        && bytes.iter().all(|byte| is_plain(*byte) || matches!(byte, b'-' | b'.'))
+}
+
+/// Whether a label can be called this: `name`, or `prefix.example/name`.
+pub(crate) fn is_label_name(name: &str) -> bool {
+    let (prefix, name) = name.rsplit_once('/').map_or((None, name), |(p, n)| (Some(p), n));
+    prefix.is_none_or(is_name) && !name.is_empty() && is_label_value(name)
+}
+
+/// Whether a label can have this value; it may be empty.
+pub(crate) fn is_label_value(value: &str) -> bool {
+    let bytes = value.as_bytes();
+    let ends = [bytes.first(), bytes.last()].into_iter().flatten();
+    bytes.len() <= LONGEST_LABEL
+        && ends.into_iter().all(u8::is_ascii_alphanumeric)
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 #[cfg(test)]
@@ -309,6 +358,25 @@ mod tests {
         let below = |folders| path("/docker/ID") + &"/x".repeat(folders);
         assert!(Container::of_cgroup(below(MAX_DEPTH - 1).as_bytes()).is_some());
         assert_eq!(Container::of_cgroup(below(MAX_DEPTH).as_bytes()), None);
+    }
+
+    #[test]
+    fn names_and_labels_are_those_that_kubernetes_has() {
+        for name in ["a", "web-7d4b.example", "0", &"a".repeat(253)] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", "-a", "a-", "A", "a_b", "a/b", "\u{e9}", "a\n", &"a".repeat(254)] {
+            assert!(!is_name(name), "{name}");
+        }
+        for name in ["app", "app.kubernetes.io/name", "A_b.c", &format!("x/{}", "a".repeat(63))] {
+            assert!(is_label_name(name), "{name}");
+        }
+        for name in ["", "/a", "a/", "a/b/c", "A/b", "-a", "a b", &"a".repeat(64)] {
+            assert!(!is_label_name(name), "{name}");
+        }
+        for (value, is_one) in [("", true), ("v1.2_x", true), ("\x1b[2J", false), ("a,b", false)] {
+            assert_eq!(is_label_value(value), is_one, "{value:?}");
+        }
     }
 
     #[test]

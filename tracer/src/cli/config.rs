@@ -12,7 +12,7 @@ use super::{exit::Status, judge::complain, shown};
 use crate::{
     escape,
     lineage::Rules,
-    service::config::{Config, ConfigError, DEFAULT_PATH, Kubernetes, OnLeak, Sink, Target},
+    service::config::{Asked, Config, ConfigError, DEFAULT_PATH, OnLeak, Sink, Target},
 };
 
 /// The configuration of `tracer daemon`
@@ -81,7 +81,7 @@ fn summary(config: &Config) -> Vec<String> {
         metrics,
         history,
         sinks,
-        container,
+        kubernetes,
     } = config;
     let group = match api.group {
         None => "root alone".to_owned(),
@@ -115,9 +115,15 @@ fn summary(config: &Config) -> Vec<String> {
     let off = [
         (!redacts, "redaction: off: secrets in arguments are kept and told"),
         (!kernel.pin, "pinning: off: what happens while the daemon is started anew is not seen"),
-        (container.kubernetes == Kubernetes::Off, "kubernetes: off"),
+        (kubernetes.enabled == Asked::Off, "kubernetes: off"),
     ];
     lines.extend(off.into_iter().filter(|(is_off, _)| *is_off).map(|(_, line)| line.to_owned()));
+    let rules = rules.rules();
+    let of_pods: Vec<_> = rules.agents_of_pods().collect();
+    if kubernetes.enabled == Asked::Off && !of_pods.is_empty() {
+        let agents = of_pods.join(", ");
+        lines.push(format!("pod_labels of {agents}: of no effect, as pods are not asked for"));
+    }
     lines
 }
 
@@ -200,8 +206,8 @@ mod tests {
         assert_eq!(summed_up(""), expected);
         let text = "on_leak = 'kill'\n[redaction]\nenabled = false\n[kernel]\npin = false\n\
                     [api]\ngroup = 7\n[metrics]\nlisten = '0.0.0.0:1'\nallow_remote = true\n\
-                    [history]\nenabled = false\n[container]\nkubernetes = 'off'\n\
-                    [[agent]]\nname = 'mybot'\n[[sink]]\ntype = 'stdout'\nonly = ['zombie']\n\
+                    [history]\nenabled = false\n[kubernetes]\nenabled = false\n\
+                    [[agent]]\nname = 'mybot'\npod_labels = { app = 'mybot' }\n[[sink]]\ntype = 'stdout'\nonly = ['zombie']\n\
                     [[sink]]\ntype = 'webhook'\nurl = 'https://h/secret'\nevents = ['invocation']";
         let expected = [
             &format!("agents: {}, with mybot", built_in + 1),
@@ -215,6 +221,7 @@ mod tests {
             "redaction: off: secrets in arguments are kept and told",
             "pinning: off: what happens while the daemon is started anew is not seen",
             "kubernetes: off",
+            "pod_labels of mybot: of no effect, as pods are not asked for",
         ];
         assert_eq!(summed_up(text), expected);
     }

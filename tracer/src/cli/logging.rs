@@ -19,6 +19,10 @@ use tracing_subscriber::{
 
 use crate::service::config::{Log, LogFormat};
 
+/// Those who tell what others send, or every attempt of many.
+const SILENT: [&str; 7] =
+    ["hyper", "hyper_util", "kube_client", "kube_runtime", "rustls", "tower", "ureq"];
+
 /// Starts to log. What is told can be changed later by [`log::set_max_level`].
 ///
 /// `TRACER_LOG`, a level, says what is told instead of the configuration.
@@ -26,9 +30,9 @@ pub(super) fn start(log: Log) {
     let Log { format, level } = log;
     let level =
         std::env::var("TRACER_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(level);
-    // At `trace` it shows whole URLs, which may hold tokens. What fails is told without it.
-    let targets =
-        Targets::new().with_default(LevelFilter::TRACE).with_target("ureq", LevelFilter::OFF);
+    // What fails is told without them: once, escaped, and without URLs that may hold tokens.
+    let silent = SILENT.map(|target| (target, LevelFilter::OFF));
+    let targets = Targets::new().with_default(LevelFilter::TRACE).with_targets(silent);
     let registry = tracing_subscriber::registry().with(targets);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let result = match format {

@@ -138,7 +138,15 @@ impl RunArgs {
             Rules::of(vec![text.clone()]).with_context(|| format!("failed to use {shown}"))?;
             texts.push(text);
         }
-        Ok(Rules::of(texts)?)
+        let rules = Rules::of(texts)?;
+        let of_pods: Vec<_> = rules.agents_of_pods().collect();
+        if !of_pods.is_empty() {
+            complain(&format!(
+                "pod_labels of {} is not looked at: the daemon alone knows pods",
+                of_pods.join(", ")
+            ));
+        }
+        Ok(rules)
     }
 
     /// Whether the kernel programs' diagnostics are asked for.

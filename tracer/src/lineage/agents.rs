@@ -19,6 +19,7 @@ use super::{
     rules::{AGENT, AgentRule, is_agent_name},
     table::{Entry, Program},
 };
+use crate::container::Labels;
 
 /// Most invocations that are told apart; what is nested beyond belongs to the one around it.
 const MOST_INVOCATIONS: usize = 4096;
@@ -206,6 +207,16 @@ impl Lineage {
             && let Some(invocation) = self.invocations.get_mut(index)
         {
             invocation.cgroup = Some(cgroup.into());
+        }
+    }
+
+    /// It is the first process of a container whose pod has these labels. One that is known for an agent by
+    /// what it executes stays that one.
+    pub(super) fn seen_in_pod(&mut self, id: ProcessId, labels: &Labels) {
+        let Some(rule) = self.rules.agent_of_pod(labels) else { return };
+        let known = self.table.get(id).and_then(|entry| self.invocations.get(entry.agent?));
+        if known.is_none_or(Invocation::is_anonymous) {
+            self.becomes_agent_of(rule, id);
         }
     }
 

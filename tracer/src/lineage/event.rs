@@ -10,6 +10,7 @@ use super::{
     model::{Blocked, Nanos, OwnCgroup, Pids, ProcessId, Resources},
     remedy::Receipt,
 };
+use crate::container::Labels;
 
 /// Something that happened, or that somebody looked up. Byte slices borrow from the buffer that
 /// the record was read into; the core copies what it keeps.
@@ -139,6 +140,13 @@ pub enum Event<'a> {
         /// Path of the cgroup (v2).
         path: Arc<[u8]>,
     },
+    /// A process is the first of a container, whose pod agent rules ask for.
+    InPod {
+        /// Who.
+        process: ProcessId,
+        /// The pod's labels.
+        labels: Arc<Labels>,
+    },
     /// Something was done about a finding.
     CleanedUp(Box<CleanupNews>),
     /// The root is in a cgroup of its own; once more at the end, with what was used in it.
@@ -187,6 +195,7 @@ impl Event<'_> {
             | Self::Sampled { .. }
             | Self::Bystander { .. }
             | Self::InCgroup { .. }
+            | Self::InPod { .. }
             | Self::Announced(_)
             | Self::AnnouncementsRefused(_)
             | Self::CleanedUp(_)

@@ -31,6 +31,7 @@ pub mod model;
 mod outcome;
 mod outlived;
 mod pattern;
+mod pods;
 mod policy;
 mod present;
 mod recover;
@@ -270,6 +271,7 @@ impl Lineage {
             Event::InCgroup { process, is_born, path } => {
                 self.seen_in_cgroup(process, is_born, &path);
             }
+            Event::InPod { process, labels } => self.seen_in_pod(process, &labels),
             Event::CleanedUp(news) => self.cleaned_up(*news),
             Event::OwnCgroup(own) => self.own_cgroup = Some(*own),
             Event::AnnouncementsRefused(refused) => self.drop_announcements(refused),

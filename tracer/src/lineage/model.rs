@@ -4,11 +4,11 @@
 //! only a sink that shows them turns them into a calendar time. Names, arguments and paths are
 //! the bytes that a process chose: untrusted, of any content, escaped by whoever shows them.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{escape, signals};
+use crate::{container::Pod, escape, signals};
 
 /// Nanoseconds of `CLOCK_BOOTTIME`.
 #[derive(
@@ -200,6 +200,8 @@ pub struct Process {
     pub state: Option<char>,
     /// Path of its cgroup.
     pub cgroup: Option<Vec<u8>>,
+    /// The pod that cgroup is of. The core does not know: it is filled in where findings are told.
+    pub pod: Option<Arc<Pod>>,
 }
 
 /// One ancestor of a process that leaked.

@@ -322,6 +322,7 @@ impl Lineage {
             cwd: seen.and_then(|seen| seen.cwd.clone()),
             state: seen.and_then(|seen| seen.state),
             cgroup: seen.and_then(|seen| seen.cgroup.clone()),
+            pod: None,
         }
     }
 

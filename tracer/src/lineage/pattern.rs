@@ -107,7 +107,7 @@ fn first_of<const N: usize>(found: [Option<usize>; N]) -> Option<usize> {
 }
 
 /// `*` also crosses slashes: a path's depth says nothing here.
-fn glob(rule: &str, text: &str) -> Result<Glob, RulesError> {
+pub(super) fn glob(rule: &str, text: &str) -> Result<Glob, RulesError> {
     let glob = GlobBuilder::new(text).literal_separator(false).build();
     glob.map_err(|source| RulesError::Pattern {
         rule: rule.to_owned(),

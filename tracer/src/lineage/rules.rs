@@ -3,7 +3,7 @@
 //! Rules are data: [`BUILT_IN`] is a file, and users add theirs in the same words. The core reads no
 //! file; it is given the text.
 
-use std::{fmt, rc::Rc};
+use std::{collections::BTreeMap, fmt, rc::Rc};
 
 use globset::GlobSet;
 use serde::Deserialize;
@@ -17,10 +17,12 @@ use super::{
     markers::Markers,
     model::FindingKind,
     pattern::{Pattern, Patterns, globs},
+    pods::PodLabels,
     policy::{CleanupRules, CleanupTable},
     remedy::{Remedy, Treatment},
     table::Program,
 };
+use crate::container::Labels;
 
 /// The rules that come with tracer.
 pub const BUILT_IN: &str = include_str!("rules.toml");
@@ -80,6 +82,14 @@ pub enum RulesError {
     /// A rule to keep everything.
     #[error("parse rules: [[keep]] needs executables, modules or arguments")]
     KeepsAll,
+    /// A label that no pod has.
+    #[error("parse agent rules: {label:?} of {rule} is no name of a pod's label")]
+    Label {
+        /// Name of the rule.
+        rule: String,
+        /// What it asks for.
+        label: String,
+    },
     /// A variable that no environment has.
     #[error("parse agent rules: {0:?} is no name of an environment variable")]
     Variable(String),
@@ -131,6 +141,8 @@ struct AgentEntry {
     #[serde(default)]
     cgroups: Vec<String>,
     #[serde(default)]
+    pod_labels: BTreeMap<String, String>,
+    #[serde(default)]
     session: Vec<String>,
     #[serde(default)]
     version: Vec<String>,
@@ -162,6 +174,7 @@ pub(crate) struct AgentRule {
     pub(crate) name: Rc<str>,
     pattern: Pattern,
     cgroups: GlobSet,
+    pod_labels: PodLabels,
     pub(crate) session: Vec<Box<[u8]>>,
     version: Vec<Version>,
     pub(crate) call: Vec<Box<[u8]>>,
@@ -353,6 +366,40 @@ impl Rules {
         }
     }
 
+    /// Whether the variables of a process tell of a session, which some agent may have given it. `markers` as
+    /// in [`super::Event::Exec`].
+    #[must_use]
+    pub fn tell_sessions(&self, markers: &[u8]) -> bool {
+        !markers.is_empty()
+            && self.sessions(&Markers::of(markers, false, &self.markers)).next().is_some()
+    }
+
+    /// Whether this program, with these variables of its own (`above`), is an agent for the session that it
+    /// gave a child with these (`markers`). A shell is none: somebody set it there.
+    #[must_use]
+    pub fn give_session(
+        &self,
+        markers: &[u8],
+        exe: &[u8],
+        args: &[u8],
+        truncated: bool,
+        above: &[u8],
+    ) -> bool {
+        let markers = Markers::of(markers, false, &self.markers);
+        let above = Markers::of(above, false, &self.markers);
+        let program = Program { exe: exe.into(), args: args.into(), truncated };
+        !program.is_shell()
+            && self.sessions(&markers).any(|(name, session)| above.get(name) != Some(session))
+    }
+
+    /// Variables with sessions, and these.
+    fn sessions<'a>(&self, markers: &'a Markers) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let is_session = |(name, value): &(&[u8], &[u8])| {
+            !value.is_empty() && self.agent_of_session(name).is_some()
+        };
+        markers.iter().filter(is_session)
+    }
+
     /// Whether any rule asks for cgroups.
     #[must_use]
     pub fn ask_for_cgroups(&self) -> bool {
@@ -365,6 +412,13 @@ impl Rules {
         self.agent_of_cgroup(path).is_some()
     }
 
+    /// Whether both of these are in the same cgroup of an agent.
+    #[must_use]
+    pub fn share_cgroup(&self, one: &[u8], other: &[u8]) -> bool {
+        let cgroup = self.agent_of_cgroup(one);
+        cgroup.is_some() && cgroup == self.agent_of_cgroup(other)
+    }
+
     /// The agent whose cgroup this path is in, and the path of that: the shortest part of it that a
     /// rule knows, so that what an agent makes below its own cgroup is the agent's too.
     pub(crate) fn agent_of_cgroup<'a>(&self, path: &'a [u8]) -> Option<(usize, &'a [u8])> {
@@ -375,6 +429,28 @@ impl Rules {
             let knows = |rule: &AgentRule| rule.cgroups.is_match(&*text);
             Some((self.agents.iter().position(knows)?, part))
         })
+    }
+
+    /// Names of the agents whose rules ask for pods.
+    pub fn agents_of_pods(&self) -> impl Iterator<Item = &str> {
+        self.agents.iter().filter(|rule| !rule.pod_labels.is_empty()).map(|rule| &*rule.name)
+    }
+
+    /// Whether any rule asks for pods.
+    #[must_use]
+    pub fn ask_for_pods(&self) -> bool {
+        self.agents_of_pods().next().is_some()
+    }
+
+    /// Whether a pod with these labels is an agent's.
+    #[must_use]
+    pub fn know_pod(&self, labels: &Labels) -> bool {
+        self.agent_of_pod(labels).is_some()
+    }
+
+    /// The agent whose pods have such labels.
+    pub(crate) fn agent_of_pod(&self, labels: &Labels) -> Option<usize> {
+        self.agents.iter().position(|rule| rule.pod_labels.match_all(labels))
     }
 
     /// The agent whose session this variable tells.
@@ -435,6 +511,7 @@ fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
         modules,
         arguments,
         cgroups,
+        pod_labels,
         session,
         version,
         call,
@@ -449,6 +526,7 @@ fn agent_rule(entry: AgentEntry) -> Result<AgentRule, RulesError> {
     Ok(AgentRule {
         pattern: Pattern::of(&name, &executables, &modules, &arguments)?,
         cgroups: globs(&name, &cgroups)?,
+        pod_labels: PodLabels::of(&name, &pod_labels)?,
         session: session.into_iter().map(variable).collect::<Result<_, _>>()?,
         version: version.iter().map(|text| version_of(text)).collect::<Result<_, _>>()?,
         call: call.into_iter().map(variable).collect::<Result<_, _>>()?,
@@ -579,6 +657,51 @@ mod tests {
     }
 
     #[test]
+    fn session_is_given_by_who_had_another_or_none_and_is_no_shell() {
+        let text = "[[agent]]\nname = 'x'\nsession = ['X_SESSION']\nversion = ['X_VERSION']";
+        let rules = Rules::of(vec![text.to_owned()]).unwrap();
+        for (markers, tells) in [
+            (&b"X_SESSION=a\0"[..], true),
+            (b"X_SESSION=\0", false),
+            (b"X_VERSION=1\0TRACER_AGENT=x\0", false),
+            (b"", false),
+        ] {
+            assert_eq!(rules.tell_sessions(markers), tells, "{}", markers.escape_ascii());
+        }
+        for (exe, above, gives) in [
+            ("/usr/bin/node", &b""[..], true),
+            ("/usr/bin/node", b"X_SESSION=b\0", true),
+            ("/usr/bin/node", b"X_SESSION=a\0", false),
+            ("/bin/bash", b"", false),
+        ] {
+            let found = rules.give_session(b"X_SESSION=a\0", exe.as_bytes(), b"", false, above);
+            assert_eq!(found, gives, "{exe} {}", above.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn agent_s_pods_have_all_of_its_labels() {
+        let text =
+            "[[agent]]\nname = 'x'\npod_labels = { 'agents.example/agent' = 'codex*', app = '*' }
+            [[agent]]\nname = 'y'\npod_labels = { role = '' }\n[[agent]]\nname = 'z'";
+        let rules = Rules::of(vec![text.to_owned()]).unwrap();
+        let labels = |all: &[(&str, &str)]| -> Labels {
+            all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let agent = ("agents.example/agent", "codex-2");
+        for (all, found) in [
+            (&[agent, ("app", "web"), ("more", "x")][..], Some(0)),
+            (&[agent], None),
+            (&[("agents.example/agent", "my-codex"), ("app", "web")], None),
+            (&[("role", "")], Some(1)),
+            (&[], None),
+        ] {
+            assert_eq!(rules.agent_of_pod(&labels(all)), found, "{all:?}");
+        }
+        assert!(rules.ask_for_pods() && !Rules::built_in().ask_for_pods());
+    }
+
+    #[test]
     fn tables_of_rules_are_those_of_their_file() {
         let error = toml::from_str::<File>("other = 1").unwrap_err().to_string();
         let names = Rules::TABLES.map(|name| format!("`{name}`")).join(", ");
@@ -593,6 +716,8 @@ mod tests {
             ("[[agent]]\nname = 'x y'", "\"x y\""),
             ("[[agent]]\nname = 'x'\nexecutables = ['[']", "pattern \"[\" of x"),
             ("[[agent]]\nname = 'x'\nsession = ['A=B']", "\"A=B\""),
+            ("[[agent]]\nname = 'x'\npod_labels = { 'a b' = 'c' }", "\"a b\" of x is no name"),
+            ("[[agent]]\nname = 'x'\npod_labels = { a = '[' }", "pattern \"[\" of x"),
             ("[[agent]]\nname = 'x'\nsession = ['AB']", "\"AB\""),
         ] {
             let error = Rules::of(vec![text.to_owned()]).unwrap_err().to_string();

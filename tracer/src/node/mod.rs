@@ -148,7 +148,8 @@ impl Node {
             | Event::Unreaped { process, .. }
             | Event::Signal { target: process, .. }
             | Event::Oom { process, .. }
-            | Event::InCgroup { process, .. } => {
+            | Event::InCgroup { process, .. }
+            | Event::InPod { process, .. } => {
                 if let Some(&Whose { run, .. }) = self.whose.get(&process) {
                     self.give(run, event);
                 }
@@ -176,7 +177,7 @@ impl Node {
         {
             return;
         }
-        let agent = ProgramSeen {
+        self.begins(ProgramSeen {
             process,
             at,
             exe: exe.to_vec(),
@@ -184,7 +185,19 @@ impl Node {
             truncated,
             markers: markers.to_vec(),
             markers_truncated,
-        };
+        });
+    }
+
+    /// A process that belongs to no run is an agent, whatever it executes: for the place that it is in,
+    /// which [`Event::InCgroup`] or [`Event::InPod`] tells once it has been adopted, or for what it gives its
+    /// children.
+    pub fn is_agent(&mut self, program: ProgramSeen) {
+        if !self.whose.contains_key(&program.process) {
+            self.begins(program);
+        }
+    }
+
+    fn begins(&mut self, agent: ProgramSeen) {
         loop {
             self.last = self.last % (RunId::MAX >> 1) + 1;
             if !self.runs.contains_key(&self.last) {

@@ -142,6 +142,9 @@ fn kind(event: &Event<'_>) -> Kind {
             is_born,
             path: path.to_vec(),
         }),
+        Event::InPod { process, ref labels } => {
+            Kind::InPod(wire::InPod { process: Some(process.into()), labels: (**labels).clone() })
+        }
         Event::CleanedUp(ref news) => {
             // The same.
             let json = serde_json::to_vec(news).unwrap_or_default();
@@ -247,6 +250,9 @@ pub(super) fn input(kind: &Kind) -> Result<Input<'_>, Reason> {
         Kind::Announced(wire::Announced { json, refused: _ }) => {
             let announcement = serde_json::from_slice(json);
             Event::Announced(announcement.map_err(|_| Reason::Announcement)?)
+        }
+        Kind::InPod(wire::InPod { process, labels }) => {
+            Event::InPod { process: id(process), labels: labels.clone().into() }
         }
         Kind::InCgroup(wire::InCgroup { process, is_born, path }) => {
             let path = path.as_slice().into();

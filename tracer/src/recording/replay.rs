@@ -72,6 +72,7 @@ fn note(known: &mut Settlement, input: &Input<'_>, lineage: &Lineage) {
         Input::Event(
             Event::Bystander { .. }
             | Event::InCgroup { .. }
+            | Event::InPod { .. }
             | Event::OwnCgroup(_)
             | Event::AnnouncementsRefused(_),
         )

@@ -239,6 +239,10 @@ fn one_of_each() -> Vec<Input<'static>> {
         Event::Announced(Box::new(announcement())),
         Event::AnnouncementsRefused(3),
         Event::InCgroup { process: CHILD, is_born: true, path: b"/ci"[..].into() },
+        Event::InPod {
+            process: CHILD,
+            labels: std::sync::Arc::new([("app".to_owned(), "web".to_owned())].into()),
+        },
         Event::OwnCgroup(Box::default()),
         Event::OwnCgroup(Box::new(own_cgroup())),
         Event::CleanedUp(Box::new(CleanupNews::Doomed(CHILD))),

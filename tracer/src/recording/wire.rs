@@ -12,7 +12,7 @@ use prost::{Message, Oneof};
 pub(super) struct Record {
     #[prost(
         oneof = "Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
     )]
     pub(super) kind: Option<Kind>,
 }
@@ -66,6 +66,8 @@ pub(super) enum Kind {
     CleanedUp(CleanedUp),
     #[prost(message, tag = "22")]
     OwnCgroup(OwnCgroup),
+    #[prost(message, tag = "23")]
+    InPod(InPod),
 }
 
 /// The first record.
@@ -228,6 +230,14 @@ pub(super) struct InCgroup {
     pub(super) is_born: bool,
     #[prost(bytes = "vec", tag = "3")]
     pub(super) path: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct InPod {
+    #[prost(message, optional, tag = "1")]
+    pub(super) process: Option<Id>,
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub(super) labels: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::action::{ActionEntry, CleanupEntry};
 use super::calendar;
-use crate::container::Container;
+use crate::container::{Container, Pod};
 use crate::escape::{json_text, lossless};
 use crate::lineage::model::{
     Adopter, Agent, Ancestor, Attribution, Blocked, Cause, Confidence, DirectChild, Exit,
@@ -139,7 +139,14 @@ pub(crate) struct ProcessEntry<'a> {
     state: Option<char>,
     namespace_pid: Option<u32>,
     cgroup: Option<String>,
-    container: Option<Container<'a>>,
+    container: Option<ContainerEntry<'a>>,
+}
+
+#[derive(Serialize)]
+struct ContainerEntry<'a> {
+    #[serde(flatten)]
+    container: Container<'a>,
+    pod: Option<&'a Pod>,
 }
 
 #[derive(Serialize)]
@@ -379,7 +386,9 @@ impl Writer {
             cwd,
             state,
             cgroup,
+            pod,
         } = process;
+        let container = |container| ContainerEntry { container, pod: pod.as_deref() };
         let path = |path: &Option<Vec<u8>>| path.as_deref().map(lossless);
         ProcessEntry {
             pid: pids.shown(),
@@ -396,7 +405,7 @@ impl Writer {
             state: *state,
             namespace_pid: known(pids.namespace),
             cgroup: path(cgroup),
-            container: cgroup.as_deref().and_then(Container::of_cgroup),
+            container: cgroup.as_deref().and_then(Container::of_cgroup).map(container),
         }
     }
 

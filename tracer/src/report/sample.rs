@@ -53,6 +53,7 @@ pub(crate) fn process(pid: u32, args: &[&str]) -> Process {
         cwd: Some(b"/srv/app".to_vec()),
         state: Some('S'),
         cgroup: Some(b"/user.slice".to_vec()),
+        pod: None,
     }
 }
 

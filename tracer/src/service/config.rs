@@ -12,6 +12,7 @@ mod document;
 mod error;
 mod file;
 mod group;
+mod kubernetes;
 mod reload;
 mod rules;
 mod sink;
@@ -29,6 +30,7 @@ use std::{
 use serde::Deserialize;
 
 pub use error::{ConfigError, Position, Problem, Refusal};
+pub use kubernetes::{Asked, Kubernetes, LabelNames};
 pub use reload::{Reload, reload};
 pub use rules::RuleTexts;
 pub use sink::{Filter, Sink, Target, Webhook};
@@ -69,8 +71,8 @@ pub struct Config {
     pub history: Option<History>,
     /// Where news go.
     pub sinks: Vec<Sink>,
-    /// What is asked about containers.
-    pub container: Container,
+    /// Where the names of pods are asked for.
+    pub kubernetes: Kubernetes,
 }
 
 /// What is done about leaks. Rules say how, and of which.
@@ -180,35 +182,6 @@ impl Default for History {
     }
 }
 
-/// What is asked about containers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Container {
-    /// Whether Kubernetes is asked.
-    pub kubernetes: Kubernetes,
-    /// The node's name as it was set; see [`Container::node`].
-    pub node_name: Option<String>,
-}
-
-impl Container {
-    /// Name of the node that the daemon runs on: what was set, else what `env` says, which is the
-    /// variable [`NODE_NAME`]'s value.
-    #[must_use]
-    pub fn node(&self, env: Option<String>) -> Option<String> {
-        self.node_name.clone().or(env).filter(|name| !name.is_empty())
-    }
-}
-
-/// Whether Kubernetes is asked about pods.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kubernetes {
-    /// Where the daemon runs in a pod.
-    #[default]
-    Auto,
-    /// Never.
-    Off,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -222,7 +195,7 @@ impl Default for Config {
             metrics: Some((Ipv4Addr::LOCALHOST, 9464).into()),
             history: Some(History::default()),
             sinks: Vec::new(),
-            container: Container::default(),
+            kubernetes: Kubernetes::default(),
         }
     }
 }

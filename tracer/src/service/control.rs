@@ -44,6 +44,7 @@ pub use place::PlaceError;
 use super::{
     history::History,
     news::{News, Origin},
+    pods::Pods,
 };
 use crate::procfs::{self, Procfs};
 use feed::Feed;
@@ -96,6 +97,8 @@ struct Shared {
     feed: Mutex<Feed>,
     /// What was found before, once it is there.
     history: OnceLock<Arc<History>>,
+    /// What pods are called, if that is known.
+    pods: OnceLock<Pods>,
     answered: AtomicU64,
     refused: AtomicU64,
 }
@@ -109,6 +112,7 @@ impl Shared {
             group: AtomicU64::new(group.map_or(NO_GROUP, u64::from)),
             feed: Mutex::new(Feed::default()),
             history: OnceLock::new(),
+            pods: OnceLock::new(),
             answered: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
@@ -169,6 +173,12 @@ impl Control {
     pub fn tell_of(&self, history: Arc<History>) {
         // The first stays.
         let _ = self.shared.history.set(history);
+    }
+
+    /// From now on it names these pods.
+    pub fn name_pods(&self, pods: Pods) {
+        // The first stays.
+        let _ = self.shared.pods.set(pods);
     }
 
     /// What tells followers.

@@ -8,8 +8,10 @@
 mod adopting;
 mod cleaning;
 mod killing;
+mod placing;
 mod recovering;
 mod remembering;
+mod sessions;
 mod settling;
 
 use std::{io, path::PathBuf, rc::Rc, time::Duration};
@@ -18,6 +20,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use cleaning::Cleaning;
+use placing::Places;
 use recovering::HostReading;
 use settling::SETTLES_AFTER;
 
@@ -29,6 +32,7 @@ use super::{
     news::{News, Origin, What},
     notify::Notifier,
     outlets::{OutletError, Outlets},
+    pods::{self, Pods},
 };
 use crate::{
     driver::{
@@ -132,6 +136,10 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
     let kernel = &config.kernel;
     let journal = kernel.pin.then(|| Journal::open(&kernel.journal, &origin.boot_id, takes_over));
     let (journal, remembered) = journal.unzip();
+    let pods = Pods::of_config(&config.kubernetes);
+    if let (Some(control), Some(pods)) = (&control, &pods) {
+        control.name_pods(pods.clone());
+    }
     priority::raise(priority::JUDGES);
     let rules = Rc::new(config.rules.rules());
     let cleaning = Cleaning::begin(config.on_leak, &rules).map_err(DaemonError::Procfs)?;
@@ -145,10 +153,12 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
         control,
         hearing: Hearing::new(listener),
         redactor: config.redactor(),
+        places: Places::of(&rules, &procfs),
         rules,
         config,
         config_path,
         outlets,
+        pods,
         procfs,
         clock,
         epoch_offset: clock.epoch_offset(),
@@ -193,6 +203,10 @@ struct Daemon {
     config: Config,
     config_path: PathBuf,
     outlets: Outlets,
+    /// What pods are called, if that can be asked.
+    pods: Option<Pods>,
+    /// Cgroups and containers that rules may ask for.
+    places: Places,
     procfs: Procfs,
     clock: BootClock,
     /// Realtime minus boottime, ns.
@@ -236,6 +250,7 @@ impl Daemon {
                 inquiry = control::next(&mut self.control) => self.inquired(inquiry),
                 looking = self.requests.looked() => self.plan(looking).await?,
                 Some(answered) = self.observers.next() => self.answered(answered).await?,
+                changed = pods::changed(self.pods.as_ref()) => self.pods_changed(&changed)?,
                 () = self.hearing.listen() => {
                     // Who spoke, and what it had forked by then, is in the ring.
                     self.hearing.drain();
@@ -265,7 +280,8 @@ impl Daemon {
                     counts_due = None;
                 }
                 () = at(sample_due) => {
-                    self.outlets.sample(&self.node, self.probes.counts()?, self.lost.damaged);
+                    let pods = self.pods.as_ref().map(Pods::status);
+                    self.outlets.sample(&self.node, self.probes.counts()?, self.lost.damaged, pods);
                     sample_due = Some(Instant::now() + SAMPLE_EVERY);
                 }
             }
@@ -333,12 +349,17 @@ impl Daemon {
             }
             let turn =
                 matches!(event, Event::Fork { .. } | Event::Exit { .. }).then(|| event.clone());
+            let told = self.told_of_forker(&event);
             self.node.handle(event, run);
             if let Some(turn) = turn {
                 self.remember_turn(run, &turn);
             }
             // Before what its descendants do is told.
             self.adopt()?;
+            self.look_at_place(record)?;
+            if let Some(told) = told {
+                self.look_at_forker(&told)?;
+            }
         }
         if let Some(metrics) = self.outlets.metrics() {
             metrics.took(records, newest);
@@ -415,6 +436,7 @@ impl Daemon {
             Reload::Taken(config, waiting) => {
                 let markers = self.rules.markers().to_vec();
                 self.rules = Rc::new(config.rules.rules());
+                self.places = Places::of(&self.rules, &self.procfs);
                 self.redactor = config.redactor();
                 self.node.reconfigure(config.thresholds, Rc::clone(&self.rules));
                 self.cleaning.reconfigure(config.on_leak, &self.rules);
@@ -479,7 +501,8 @@ impl Daemon {
         self.observers.observe(questions);
     }
 
-    fn tell(&mut self, at: Nanos, what: What) {
+    fn tell(&mut self, at: Nanos, mut what: What) {
+        self.name_pods(&mut what);
         self.outlets.tell(News { at, epoch_offset: self.epoch_offset, what });
     }
 }

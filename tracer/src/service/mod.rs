@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod news;
 pub mod notify;
 pub mod outlets;
+pub mod pods;
 mod programs;
 pub mod sinks;

@@ -14,6 +14,7 @@ use super::{
     history::{self, History, OpenFinding, Settlement},
     metrics::{Metrics, Sample},
     news::{Change, News, NewsKind, Origin, What},
+    pods::PodsStatus,
     sinks::{
         FileOptions, QueueOptions, SinkError, SinkOptions, Sinks, Target, Url, UrlError,
         WebhookOptions,
@@ -120,10 +121,11 @@ impl Outlets {
     }
 
     /// Tells metrics what the main task knows, and how the others do.
-    pub fn sample(&self, node: &Node, counts: Counts, damaged: u64) {
+    pub fn sample(&self, node: &Node, counts: Counts, damaged: u64, pods: Option<PodsStatus>) {
         if let Some(metrics) = &self.metrics {
             let history = self.history.as_ref().map(|history| history.status());
-            metrics.sample(Sample::of(node, counts, damaged, history, self.sinks.status()));
+            let sinks = self.sinks.status();
+            metrics.sample(Sample { pods, ..Sample::of(node, counts, damaged, history, sinks) });
         }
     }
 

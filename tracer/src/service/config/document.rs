@@ -7,8 +7,9 @@ use serde::Deserialize;
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    Api, Config, Container, History, Kernel, Kubernetes, Log, LogFormat, OnLeak, RuleTexts,
+    Api, Config, History, Kernel, Log, LogFormat, OnLeak, RuleTexts,
     error::{ConfigError, Problems},
+    kubernetes::KubernetesTable,
     rules::{self, RulesFileError},
     sink,
     table::read,
@@ -33,7 +34,7 @@ struct Document {
     api: ApiTable,
     metrics: MetricsTable,
     history: HistoryTable,
-    container: ContainerTable,
+    kubernetes: KubernetesTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -226,40 +227,6 @@ impl HistoryTable {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ContainerTable {
-    kubernetes: Option<Kubernetes>,
-    node_name: Option<Spanned<String>>,
-}
-
-impl ContainerTable {
-    fn over(self, before: Container, problems: &mut Problems<'_>) -> Container {
-        let Self { kubernetes, node_name } = self;
-        if let Some(name) = node_name.as_ref()
-            && !is_node_name(name.get_ref())
-        {
-            let wanted = "the name of a node has small letters, digits, '-' and '.', 253 at most";
-            problems.add(Some(name.span()), wanted);
-        }
-        Container {
-            kubernetes: kubernetes.unwrap_or(before.kubernetes),
-            node_name: node_name.map(Spanned::into_inner).or(before.node_name),
-        }
-    }
-}
-
-/// Whether a node of Kubernetes can be called this: it becomes a part of URLs.
-/// <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names>
-fn is_node_name(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = name.as_bytes();
-    (1..=253).contains(&bytes.len())
-        && bytes.first().is_some_and(|byte| is_plain(*byte))
-        && bytes.last().is_some_and(|byte| is_plain(*byte))
-        && bytes.iter().all(|byte| is_plain(*byte) || matches!(byte, b'-' | b'.'))
-}
-
 /// Reads a configuration. `path` is where it is; what it names is relative to that one's folder.
 ///
 /// # Errors
@@ -303,7 +270,7 @@ fn config_of(
         api,
         metrics,
         history,
-        container,
+        kubernetes,
     } = document?;
     let mut texts = rules_of(&rules, folder, problems);
     texts.extend(own_rules.filter(|text| !text.is_empty()));
@@ -323,7 +290,7 @@ fn config_of(
         metrics: metrics.over(default.metrics, problems),
         history: history.over(History::default()),
         sinks,
-        container: container.over(default.container, problems),
+        kubernetes: kubernetes.over(default.kubernetes, problems),
     };
     problems.is_empty().then_some(config)
 }

@@ -51,7 +51,7 @@ impl Config {
             metrics,
             history,
             sinks,
-            container,
+            kubernetes,
         } = self;
         let is_other_file = match (history, &new.history) {
             (Some(old), Some(new)) => old.path != new.path,
@@ -72,7 +72,7 @@ impl Config {
             (new.history.is_some() != history.is_some(), "history.enabled"),
             (is_other_file, "history.path"),
             (new.sinks != *sinks, "sink"),
-            (new.container != *container, "container"),
+            (new.kubernetes != *kubernetes, "kubernetes"),
         ]
         .into_iter()
         .filter_map(|(is_changed, key)| is_changed.then_some(key))
@@ -98,7 +98,7 @@ impl Config {
             metrics: self.metrics,
             history,
             sinks: self.sinks.clone(),
-            container: self.container.clone(),
+            kubernetes: self.kubernetes.clone(),
         }
     }
 }
@@ -151,7 +151,7 @@ mod tests {
             ("[history]\npath = '/x'", "history.path"),
             ("[history]\nenabled = false", "history.enabled"),
             ("[[sink]]\ntype = 'stdout'", "sink"),
-            ("[container]\nkubernetes = 'off'", "container"),
+            ("[kubernetes]\nenabled = false", "kubernetes"),
         ] {
             let before = Config::default();
             let (config, waiting) = taken(text, &before);

@@ -94,7 +94,7 @@ fn example_and_reference_have_every_key() {
         }
     }
     for table in
-        ["thresholds", "kernel", "redaction", "log", "api", "metrics", "history", "container"]
+        ["thresholds", "kernel", "redaction", "log", "api", "metrics", "history", "kubernetes"]
     {
         for key in known_in(&format!("[{table}]\n{UNKNOWN} = 1")) {
             assert!(known.contains(&format!("{table}.{key}")), "{table}.{key}");
@@ -143,9 +143,13 @@ fn every_key_is_taken() {
         path = "/h.db"
         max_age = "2d"
         max_size = 1000000
-        [container]
-        kubernetes = "off"
-        node_name = "node-1"
+        [kubernetes]
+        enabled = true
+        api_server = "https://10.0.0.1:6443"
+        token_file = "/token"
+        ca_file = "/ca.crt"
+        node = "node-1"
+        labels = ["team"]
         [[sink]]
         type = "file"
         path = "/var/log/tracer.jsonl"
@@ -182,7 +186,7 @@ fn every_key_is_taken() {
         metrics,
         history,
         sinks,
-        container,
+        kubernetes,
     } = config;
     assert_eq!(on_leak, OnLeak::DryRun);
     let seconds = Duration::from_secs;
@@ -200,8 +204,11 @@ fn every_key_is_taken() {
     assert_eq!(metrics, Some("[::1]:1".parse().unwrap()));
     let max_age = seconds(2 * 24 * 60 * 60);
     assert_eq!(history, Some(History { path: "/h.db".into(), max_age, max_size: 1_000_000 }));
-    let node_name = Some("node-1".to_owned());
-    assert_eq!(container, Container { kubernetes: Kubernetes::Off, node_name });
+    let Kubernetes { enabled, api_server, token_file, ca_file, node, labels } = kubernetes;
+    assert_eq!((enabled, node.as_deref()), (Asked::On, Some("node-1")));
+    assert_eq!(api_server.as_ref().map(Endpoint::as_str), Some("https://10.0.0.1:6443"));
+    assert_eq!([token_file, ca_file], ["/token", "/ca.crt"].map(|path| Some(path.into())));
+    assert!(labels.globs().is_match("team") && !labels.globs().is_match("app.kubernetes.io/name"));
     let [file, stdout, webhook] = &sinks[..] else { panic!("{sinks:?}") };
     let path = "/var/log/tracer.jsonl".into();
     assert_eq!(file.target, Target::File { path, max_size: 1 << 20, keep: 0 });
@@ -285,8 +292,10 @@ fn wrong_values_are_told_with_their_place_and_why() {
         ("[history]\nmax_size = 5", "2:12: "),
         ("[history]\nmax_size = '512'", "2:12: \"512\": a file needs 64KiB at least"),
         ("[history]\nmax_age = '0d'", "2:11: \"0d\": it has to be more than nothing"),
-        ("[container]\nnode_name = 'a/../b'", "2:13: the name of a node"),
-        ("[container]\nkubernetes = 'on'", "2:14: unknown value \"on\""),
+        ("[kubernetes]\nnode = 'a/../b'", "2:8: the name of a node"),
+        ("[kubernetes]\nenabled = 'on'", "2:11: invalid value: string \"on\", expected \"auto\""),
+        ("[kubernetes]\napi_server = 'http://10.0.0.1'", "2:14: the token and all names"),
+        ("[kubernetes]\nlabels = ['[']", "2:11: error parsing glob"),
         ("[sink]\ntype = 'stdout'", "1:1: sink is a list of tables: write [[sink]]"),
         ("sink = [1]", "1:9: a sink is a table"),
         ("[[sink]]", "1:1: type is missing: known here are file, stdout, webhook"),
@@ -428,12 +437,16 @@ fn secrets_are_left_out_unless_that_is_turned_off() {
 }
 
 #[test]
-fn node_is_what_was_set_or_what_the_environment_says() {
-    let set = read("[container]\nnode_name = 'a'").unwrap().container;
-    assert_eq!(set.node(Some("b".to_owned())).as_deref(), Some("a"));
-    let unset = Container::default();
-    assert_eq!(unset.node(Some("b".to_owned())).as_deref(), Some("b"));
-    assert_eq!(unset.node(Some(String::new())), None);
+fn token_goes_over_the_loopback_or_by_tls_alone() {
+    for server in ["https://api.example", "http://127.0.0.1:1", "http://[::1]:1/base"] {
+        let text = format!("[kubernetes]\napi_server = '{server}'");
+        assert!(read(&text).is_ok(), "{server}");
+    }
+    // A name is what a resolver says.
+    for server in ["http://localhost:1", "http://api.example", "http://127.0.0.1.example"] {
+        let told = problems(&format!("[kubernetes]\napi_server = '{server}'"));
+        assert!(told[0].contains("use https://"), "{server}: {told:?}");
+    }
 }
 
 /// Parts of configurations, right and wrong, in any order.

@@ -3,7 +3,9 @@
 use std::{
     fmt,
     marker::PhantomData,
+    net::IpAddr,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -206,10 +208,30 @@ impl Endpoint {
         &self.text
     }
 
+    /// Whether nobody on the way can read what is sent: by TLS, or to this host.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        let Some(authority) = self.origin().strip_prefix("http://") else { return true };
+        let host = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => host,
+            _ => authority,
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
     /// `https://host:port`, which can be shown.
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.text[..self.authority.end]
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::of_text(text)
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
     view::View,
 };
 use crate::{
-    lineage::{Ancestor, Exit, ExitStatus, ProcessId, RecoveredProcess, Sender, is_id},
+    lineage::{Ancestor, Exit, ExitStatus, Process, ProcessId, RecoveredProcess, Sender, is_id},
     procfs::{BootClock, Procfs},
     report::json::{ExitEntry, Writer},
     service::{
@@ -104,6 +104,19 @@ impl World {
         Writer { epoch_offset: self.clock.epoch_offset() }
     }
 
+    /// Fills in what the pod of a process is called, if anybody knows. One that was never looked at is looked
+    /// at for that.
+    fn name_pod(&self, process: &mut Process) {
+        let Some(pods) = self.shared.pods.get() else { return };
+        if process.cgroup.is_none()
+            && let Some(pid) = process.pids.local
+            && let Ok(Some((dir, _))) = self.procfs.identify(pid, process.id)
+        {
+            process.cgroup = dir.cgroups().ok().and_then(|paths| paths.telling);
+        }
+        pods.name(process);
+    }
+
     fn head(&self, schema: &'static str, at: Option<String>) -> Head<'_> {
         let Origin { node, boot_id } = &self.origin;
         Head { schema, at, node, boot_id }
@@ -130,7 +143,7 @@ impl World {
         invocation: Option<String>,
         limit: usize,
     ) -> Result<String, Refusal> {
-        let runs = self.runs(asker).await?;
+        let mut runs = self.runs(asker).await?;
         let keys_of = |run: &RunSeen| {
             let number = run.run;
             run.present.iter().map(move |one| (number, one.id)).collect::<Vec<Key>>()
@@ -151,7 +164,13 @@ impl World {
             seen.truncate(limit);
         }
         let world = self.clone();
-        aside(move || world.tell_ps(asker, &runs, seen, total, invocation.is_some())).await
+        let is_of_one = invocation.is_some();
+        aside(move || {
+            runs.iter_mut().for_each(|run| world.name_pod(&mut run.invocation.root));
+            seen.iter_mut().for_each(|seen| world.name_pod(&mut seen.described.process));
+            world.tell_ps(asker, &runs, seen, total, is_of_one)
+        })
+        .await
     }
 
     fn tell_ps(
@@ -261,6 +280,7 @@ impl World {
         let leaks = standing.into_iter().filter_map(|Standing { invocation, watched }| {
             let (mut finding, kept_by) = (watched.finding, watched.kept_by);
             view.finding(&mut finding);
+            self.name_pod(&mut finding.process);
             let entry = serde_json::to_string(&writer.finding(&finding)).ok()?;
             Some(Leak {
                 node: self.origin.node.clone(),
@@ -373,6 +393,10 @@ impl World {
 
     fn tell_blame(&self, asker: Asker, what: Subject, mut blamed: Vec<Blamed>) -> String {
         let (writer, now, view) = (self.writer(), self.clock.now(), self.view(asker));
+        for Blamed { seen, standing, .. } in &mut blamed {
+            self.name_pod(&mut seen.described.process);
+            standing.iter_mut().for_each(|one| self.name_pod(&mut one.watched.finding.process));
+        }
         for Blamed { seen, listening: _, lineage, standing } in &mut blamed {
             if view.is_whole() {
                 break;

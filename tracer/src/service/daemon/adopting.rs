@@ -84,6 +84,7 @@ impl Daemon {
                 self.adopt()?;
             }
         }
+        self.look_at_places()?;
         self.programs_read_at = self.clock.now();
         Ok(())
     }
@@ -127,7 +128,7 @@ impl Daemon {
         }
     }
 
-    fn program(
+    pub(super) fn program(
         &self,
         process: ProcessId,
         local: Option<u32>,

@@ -70,7 +70,7 @@ impl Daemon {
                 self.adopt()?;
             }
         }
-        Ok(())
+        self.look_at_places()
     }
 
     fn has_unknown_program(&self, process: &RecoveredProcess) -> bool {

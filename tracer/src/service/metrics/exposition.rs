@@ -14,7 +14,10 @@ use prometheus_client::{
 };
 
 use super::{agents::AgentLabel, figures::Figures, ledger::Series};
-use crate::{lineage::FindingKind, service::history::Mode};
+use crate::{
+    lineage::FindingKind,
+    service::{history::Mode, pods::PodsStatus},
+};
 
 /// `OpenMetrics` 1.0.
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -153,6 +156,7 @@ impl Collector for Figures {
         self.health(&mut writer)?;
         self.history(&mut writer)?;
         self.sinks(&mut writer)?;
+        self.pods(&mut writer)?;
         self.process(&mut writer)
     }
 }
@@ -314,6 +318,32 @@ impl Figures {
             "tracer_cgroup_pids_exhaustion_seconds",
             "Time until one of the agent's cgroups has reached its pids.max at the present rate; missing: none does.",
             cgroups().filter_map(|(labels, pids)| Some((labels, pids.exhaustion?))),
+        )
+    }
+
+    fn pods(&self, to: &mut Writer<'_>) -> fmt::Result {
+        let Some(PodsStatus { known, is_up, failures, left_out }) = self.pods else {
+            return Ok(());
+        };
+        to.gauge(
+            "tracer_pod_watch_up",
+            "1: the names of this node's pods are kept up to date; 0: the API server of Kubernetes cannot be asked.",
+            u64::from(is_up),
+        )?;
+        to.gauge(
+            "tracer_pods_known",
+            "Pods of this node that are known; those that are gone for some minutes.",
+            known,
+        )?;
+        to.counter(
+            "tracer_pod_watch_failures",
+            "Failures to list or watch the pods of this node.",
+            failures,
+        )?;
+        to.counter(
+            "tracer_pods_left_out",
+            "Pods that were told of and not taken: there was no room, or they were none.",
+            left_out,
         )
     }
 

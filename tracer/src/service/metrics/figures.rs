@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     kernel::load::Counts,
-    service::{history::HistoryStatus, sinks::SinkStatus},
+    service::{history::HistoryStatus, pods::PodsStatus, sinks::SinkStatus},
 };
 
 /// The figures.
@@ -32,6 +32,7 @@ pub(super) struct Figures {
     pub(super) health: Health,
     pub(super) history: Option<HistoryStatus>,
     pub(super) sinks: Vec<SinkStatus>,
+    pub(super) pods: Option<PodsStatus>,
     /// Room in the kernel side's table; `None`: it is not loaded yet.
     pub(super) max_processes: Option<u64>,
     /// Of the daemon, seconds since the epoch.

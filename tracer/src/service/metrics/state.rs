@@ -16,7 +16,7 @@ use crate::{
     kernel::load::Counts,
     lineage::{Nanos, ProcessId},
     node::{FindingNews, InvocationNews, Node, What},
-    service::{history::HistoryStatus, sinks::SinkStatus},
+    service::{history::HistoryStatus, pods::PodsStatus, sinks::SinkStatus},
 };
 
 /// Processes whose cgroups are looked at.
@@ -37,6 +37,8 @@ pub struct Sample {
     pub history: Option<HistoryStatus>,
     /// How each sink does.
     pub sinks: Vec<SinkStatus>,
+    /// How it goes with the pods of this node; `None`: they are not asked for.
+    pub pods: Option<PodsStatus>,
 }
 
 /// One agent's run.
@@ -66,7 +68,15 @@ impl Sample {
             root: lineage.live_root().and_then(|(id, pids)| Some((id, pids.local?))),
         });
         let refused_announcements = node.refused_announcements();
-        Self { runs: runs.collect(), counts, damaged, refused_announcements, history, sinks }
+        Self {
+            runs: runs.collect(),
+            counts,
+            damaged,
+            refused_announcements,
+            history,
+            sinks,
+            pods: None,
+        }
     }
 }
 
@@ -85,6 +95,7 @@ pub(super) struct State {
     pub(super) health: Health,
     history: Option<HistoryStatus>,
     sinks: Vec<SinkStatus>,
+    pods: Option<PodsStatus>,
     pub(super) max_processes: Option<u64>,
     /// Of the daemon, seconds since the epoch.
     started_at: Option<f64>,
@@ -109,6 +120,7 @@ impl State {
             health: Health::default(),
             history: None,
             sinks: Vec::new(),
+            pods: None,
             max_processes: None,
             started_at,
         }
@@ -139,7 +151,7 @@ impl State {
     }
 
     pub(super) fn sample(&mut self, sample: Sample) {
-        let Sample { runs, counts, damaged, refused_announcements, history, sinks } = sample;
+        let Sample { runs, counts, damaged, refused_announcements, history, sinks, pods } = sample;
         // Series that were there stay, so that a run's end shows as zero.
         self.runs.values_mut().for_each(|runs| *runs = Runs::default());
         self.roots.clear();
@@ -155,6 +167,7 @@ impl State {
         self.flow.refused_announcements = refused_announcements;
         self.history = history;
         self.sinks = sinks;
+        self.pods = pods;
     }
 
     /// Processes by whose cgroups one sees how near agents are to their limits: agents, and what they
@@ -176,6 +189,7 @@ impl State {
             health,
             history,
             sinks,
+            pods,
             max_processes,
             started_at,
         } = self;
@@ -191,6 +205,7 @@ impl State {
             health: *health,
             history: *history,
             sinks: sinks.clone(),
+            pods: *pods,
             max_processes: *max_processes,
             started_at: *started_at,
         }

@@ -20,6 +20,7 @@ use crate::{
             cgroups::PidsOfAgent,
             host::{HostFigures, OwnFigures},
         },
+        pods::PodsStatus,
         sinks::{SinkKind, SinkStatus},
     },
 };
@@ -99,6 +100,7 @@ fn full() -> State {
             queued: 4,
             last_error: None,
         }],
+        pods: Some(PodsStatus { known: 6, is_up: true, failures: 7, left_out: 8 }),
     });
     let pids = PidsOfAgent { used: 8, max: 9, exhaustion: Some(60.0) };
     state.host = HostFigures {
