@@ -221,7 +221,7 @@ fn manifests_are_what_kubernetes_wants() {
     if !is_here() {
         return;
     }
-    for (folder, objects) in [("base", 4), ("overlays/privileged", 4), ("example-agent", 1)] {
+    for (folder, objects) in [("base", 6), ("overlays/privileged", 6), ("example-agent", 1)] {
         let Some(manifests) = kustomized(&deploy::path("kubernetes").join(folder)) else { return };
         let python = match validator() {
             Ok(python) => python,
@@ -262,6 +262,36 @@ fn pods_have_the_capabilities_of_the_unit_and_no_more() {
     let spec = &of_kind(&overlay, "DaemonSet")["spec"]["template"]["spec"];
     let may = &container(spec)["securityContext"];
     assert_eq!((&may["privileged"], may.get("capabilities")), (&true.into(), None));
+}
+
+#[test]
+fn token_lists_and_watches_pods_and_nothing_else() {
+    if !is_here() {
+        return;
+    }
+    let Some(base) = built(&deploy::path("kubernetes/base")) else { return };
+    let role = of_kind(&base, "ClusterRole");
+    let may = serde_json::json!([
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
+    ]);
+    assert_eq!(role["rules"], may);
+    let (account, binding) =
+        (of_kind(&base, "ServiceAccount"), of_kind(&base, "ClusterRoleBinding"));
+    let subject = serde_json::json!([{
+        "kind": "ServiceAccount",
+        "name": account["metadata"]["name"], "namespace": account["metadata"]["namespace"],
+    }]);
+    assert_eq!(binding["subjects"], subject);
+    assert_eq!(binding["roleRef"]["kind"], "ClusterRole");
+    assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+    // No other pod of this account has a token without asking for it.
+    assert_eq!(account["automountServiceAccountToken"], false);
+    let spec = &of_kind(&base, "DaemonSet")["spec"]["template"]["spec"];
+    assert_eq!(spec["automountServiceAccountToken"], true);
+    assert_eq!(spec["serviceAccountName"], account["metadata"]["name"]);
+    let mut variables = container(spec)["env"].as_array().unwrap().iter();
+    let node = variables.find(|variable| variable["name"] == "NODE_NAME").unwrap();
+    assert_eq!(node["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
 }
 
 #[test]
