@@ -87,6 +87,18 @@ impl Daemon {
         &self.pins
     }
 
+    /// What it has pinned, of whichever version.
+    #[must_use]
+    pub fn pinned(&self) -> PathBuf {
+        let entries = fs::read_dir(&self.pins).expect("its pins").flatten();
+        let mut paths = entries.map(|entry| entry.path());
+        let is_whole = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        paths.find(is_whole).expect("what is pinned is of some version")
+    }
+
     /// Starts it, and waits until it traces.
     pub fn start(&mut self) {
         assert!(self.running.is_none(), "it runs already");

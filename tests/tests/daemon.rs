@@ -174,14 +174,14 @@ fn one_daemon_at_a_time_uses_what_is_pinned() {
     assert_eq!(second.status.code(), Some(125));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("another tracer daemon uses it"), "{said}");
-    assert!(daemon.pins().join("v1").exists());
+    assert!(daemon.pinned().exists());
 }
 
 #[test]
 fn unpin_leaves_nothing_of_tracer_in_the_kernel() {
     let mut daemon = Daemon::started("");
     assert!(daemon.stop().success());
-    assert!(daemon.pins().join("v1").join("tracer_fork-link").exists());
+    assert!(daemon.pinned().join("tracer_fork-link").exists());
     let unpinned = daemon.command().arg("--unpin").status().expect("tracer daemon --unpin");
     assert!(unpinned.success());
     assert!(!daemon.pins().exists());
@@ -191,7 +191,7 @@ fn unpin_leaves_nothing_of_tracer_in_the_kernel() {
 fn another_version_s_pins_are_replaced_and_that_is_said() {
     let mut daemon = Daemon::started("");
     assert!(daemon.stop().success());
-    fs::rename(daemon.pins().join("v1"), daemon.pins().join("v0")).expect("rename");
+    fs::rename(daemon.pinned(), daemon.pins().join("v0")).expect("rename");
     daemon.start();
     assert!(daemon.said().contains("replaced"), "{}", daemon.said());
     assert!(!daemon.pins().join("v0").exists());

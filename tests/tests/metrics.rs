@@ -153,7 +153,7 @@ fn daemon_whose_hook_is_gone_is_unhealthy() {
     let address = scrape::address(&daemon);
     let seen = r#"tracer_self_probes_total{result="seen"}"#;
     until(&address, seen, |seen| seen >= 1.0);
-    let link = daemon.pins().join("v1/tracer_exec-link");
+    let link = daemon.pinned().join("tracer_exec-link");
     fs::remove_file(&link).unwrap_or_else(|error| panic!("{}: {error}", link.display()));
     // Two probes, 15 seconds apart, with 5 seconds' patience each.
     let unhealthy = proc::until_within(3 * sys::patience(), "it to find itself unhealthy", || {

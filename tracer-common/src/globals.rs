@@ -43,6 +43,12 @@ pub struct Offsets {
     pub task_thread_pid: u64,
     /// `task_struct.cgroups`
     pub task_cgroups: u64,
+    /// `task_struct.cred`
+    pub task_cred: u64,
+    /// `cred.uid`
+    pub cred_uid: u64,
+    /// `cred.euid`
+    pub cred_euid: u64,
     /// `signal_struct.live`
     pub signal_live: u64,
     /// `signal_struct.nr_threads`
@@ -206,7 +212,7 @@ pub struct Control {
 
 /// What is pinned is of this version. To be raised with every change of what the programs share with
 /// each other and with user space, in layout or in meaning: whoever finds another replaces it.
-pub const PIN_VERSION: u32 = 1;
+pub const PIN_VERSION: u32 = 2;
 
 /// Steps of the snapshot: what its program does with each process that is there.
 #[repr(u32)]

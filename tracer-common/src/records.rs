@@ -2,7 +2,7 @@
 //! the rest is read. Fixed size, except [`ExecRecord`], whose strings follow with their lengths.
 
 /// The layout version carried by every record. A reader refuses any other.
-pub const RECORD_VERSION: u8 = 2;
+pub const RECORD_VERSION: u8 = 3;
 
 /// Most bytes of a command line that are taken at exec.
 pub const MAX_ARGS: usize = 4096;
@@ -153,6 +153,10 @@ pub struct ExecRecord {
     pub header: Header,
     /// Cgroup v2 id; 0 where there is none.
     pub cgroup: u64,
+    /// Its real user id from now on, in the initial user namespace.
+    pub uid: u32,
+    /// Its effective user id from now on, likewise: the owner of a set-user-ID program.
+    pub euid: u32,
     /// Bytes of path that follow, without a NUL.
     pub exe_len: u16,
     /// Bytes of arguments that follow the path.

@@ -232,6 +232,8 @@ fn tracer_exec(ctx: BtfTracePointContext) -> i32 {
     set!(entry, exec_at, at);
     let cgroup = current.cgroup();
     set!(entry, cgroup, cgroup);
+    // Those that it has from now on: begin_new_exec() has committed them (fs/exec.c).
+    let (uid, euid) = current.users();
     let Some(scratch) = emit::exec_scratch() else { return 0 };
     let binprm: *const u8 = ctx.arg(2);
     let mut flags = 0;
@@ -267,6 +269,8 @@ fn tracer_exec(ctx: BtfTracePointContext) -> i32 {
         (*scratch).record = ExecRecord {
             header: header(RecordKind::Exec, group, at, flags),
             cgroup,
+            uid,
+            euid,
             exe_len: exe_len as u16,
             args_len: args_len as u16,
             markers_len: markers.len as u16,

@@ -34,6 +34,9 @@ pub(crate) static OFFSETS: Offsets = Offsets {
     task_mm: 0,
     task_thread_pid: 0,
     task_cgroups: 0,
+    task_cred: 0,
+    cred_uid: 0,
+    cred_euid: 0,
     signal_live: 0,
     signal_nr_threads: 0,
     signal_thread_head: 0,
@@ -275,6 +278,16 @@ impl Task {
         let node: *const u8 = unsafe { load(cgroup, offset!(cgroup_kn)) };
         // SAFETY: a kernfs_node, by the field's type.
         unsafe { load(node, offset!(kernfs_node_id)) }
+    }
+
+    /// Its real and effective user ids, as numbers of the initial user namespace (`kuid_t`).
+    #[inline(always)]
+    pub(crate) fn users(self) -> (u32, u32) {
+        // SAFETY: a task_struct, see `new`.
+        let cred: *const u8 = unsafe { load(self.0, offset!(task_cred)) };
+        // SAFETY: a struct cred, by the field's type.
+        let id = |offset| unsafe { load(cred, offset) };
+        (id(offset!(cred_uid)), id(offset!(cred_euid)))
     }
 
     /// Where the strings of its arguments and of its environment lie in the task's address space.

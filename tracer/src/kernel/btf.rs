@@ -147,6 +147,7 @@ impl KernelBtf {
             + SIGCHLD_INDEX * u64::from(actions.header.size_or_type)
             + actions.field("sa")?;
         let mm = self.structure("mm_struct")?;
+        let cred = self.structure("cred")?;
         let pid = self.structure("pid")?;
         let upid = self.structure("upid")?;
         let namespace = self.structure("pid_namespace")?;
@@ -171,6 +172,9 @@ impl KernelBtf {
             task_mm: task.field("mm")?,
             task_thread_pid: task.field("thread_pid")?,
             task_cgroups: task.field("cgroups")?,
+            task_cred: task.field("cred")?,
+            cred_uid: cred.field("uid")?,
+            cred_euid: cred.field("euid")?,
             signal_live: signal.field("live")?,
             signal_nr_threads: signal.field("nr_threads")?,
             signal_thread_head: signal.field("thread_head")?,

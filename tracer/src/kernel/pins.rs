@@ -3,12 +3,12 @@
 //!
 //! ```text
 //!   at/            locked (flock) by the daemon that uses it
-//!     v1/          of this PIN_VERSION, complete
-//!     v1-new/      being made; of one that was killed meanwhile, if nobody holds the lock
-//!     v0/          another version's: replaced
+//!     v2/          of this PIN_VERSION, complete
+//!     v2-new/      being made; of one that was killed meanwhile, if nobody holds the lock
+//!     v1/          another version's: replaced
 //! ```
 //!
-//! A folder becomes `v1` by a rename, so what has that name is whole. Names have no dots: the kernel
+//! A folder becomes `v2` by a rename, so what has that name is whole. Names have no dots: the kernel
 //! reserves them (`bpf_lookup()` in `kernel/bpf/inode.c`).
 
 use std::{
@@ -168,8 +168,7 @@ impl Pins {
     /// What was begun is whole.
     pub(super) fn complete(&mut self) -> Result<(), PinError> {
         let complete = self.at.join(format!("v{PIN_VERSION}"));
-        let error =
-            |source| PinError::File { action: "rename to v1", path: self.folder.clone(), source };
+        let error = |source| PinError::File { action: "rename", path: self.folder.clone(), source };
         fs::rename(&self.folder, &complete).map_err(error)?;
         self.folder = complete;
         Ok(())

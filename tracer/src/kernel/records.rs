@@ -7,7 +7,7 @@ use tracer_common::{
     UNREAPED_NOT_YET, UNREAPED_WAITS_UNKNOWN, UnreapedRecord,
 };
 
-use crate::lineage::{Event, Nanos, Pids, ProcessId};
+use crate::lineage::{Event, Nanos, Pids, ProcessId, RecoveredProcess};
 
 /// A record that cannot be read. It comes from our own kernel programs, so this is a defect or
 /// damage, and is counted as a lost record.
@@ -136,6 +136,63 @@ pub fn cgroup(bytes: &[u8]) -> Option<(ProcessId, u64, bool)> {
     (cgroup != 0).then(|| (id(header.pid, header.start), cgroup, is_born))
 }
 
+/// The real and the effective user of an exec's process from then on, in the initial user namespace.
+#[must_use]
+pub fn users(bytes: &[u8]) -> Option<(u32, u32)> {
+    let header: Header = read(bytes).ok()?;
+    let is_exec = RecordKind::from_wire(header.kind) == Some(RecordKind::Exec);
+    is_exec.then(|| read::<ExecRecord>(bytes).ok().map(|exec| (exec.uid, exec.euid)))?
+}
+
+/// An exec's record with other strings. `None`: `bytes` is none, or the strings are too long.
+#[must_use]
+pub fn with_strings(bytes: &[u8], exe: &[u8], args: &[u8], markers: &[u8]) -> Option<Vec<u8>> {
+    users(bytes)?;
+    let [exe_len, args_len, markers_len] =
+        [exe, args, markers].map(|text| u16::try_from(text.len()));
+    let record = ExecRecord {
+        exe_len: exe_len.ok()?,
+        args_len: args_len.ok()?,
+        markers_len: markers_len.ok()?,
+        ..read(bytes).ok()?
+    };
+    Some([bytes_of(&record), exe, args, markers].concat())
+}
+
+/// The record that the fork of a process would have been, by what its entry tells: as the root.
+#[must_use]
+pub fn fork_of(root: &RecoveredProcess) -> Vec<u8> {
+    let RecoveredProcess { id, forker, parent, pids, cgroup, .. } = root;
+    let record = ForkRecord {
+        header: Header {
+            kind: RecordKind::Fork as u8,
+            version: RECORD_VERSION,
+            flags: FORK_ROOT,
+            pid: id.pid,
+            start: id.start,
+            at: id.start,
+        },
+        forker_start: forker.start,
+        parent_start: parent.start,
+        cgroup: cgroup.unwrap_or(0),
+        forker: forker.pid,
+        parent: parent.pid,
+        local_pid: pids.local.unwrap_or(0),
+        namespace_pid: pids.namespace,
+        namespace_level: pids.level,
+        invocation: 0,
+        thread: 0,
+        reserved: 0,
+    };
+    bytes_of(&record).to_vec()
+}
+
+fn bytes_of<T: Plain>(record: &T) -> &[u8] {
+    let from = std::ptr::from_ref(record).cast::<u8>();
+    // SAFETY: a plain value's own bytes: integers only, no padding.
+    unsafe { std::slice::from_raw_parts(from, size_of::<T>()) }
+}
+
 fn fork(record: &ForkRecord) -> Event<'static> {
     let ForkRecord {
         header,
@@ -170,7 +227,16 @@ fn fork(record: &ForkRecord) -> Event<'static> {
 
 fn exec(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
     let record: ExecRecord = read(bytes)?;
-    let ExecRecord { header, cgroup: _, exe_len, args_len, markers_len, reserved: _ } = record;
+    let ExecRecord {
+        header,
+        cgroup: _,
+        uid: _,
+        euid: _,
+        exe_len,
+        args_len,
+        markers_len,
+        reserved: _,
+    } = record;
     let lengths = [exe_len, args_len, markers_len].map(usize::from);
     let needed = size_of::<ExecRecord>() + lengths.iter().sum::<usize>();
     let truncated = RecordError::Truncated { len: bytes.len(), needed };
@@ -201,9 +267,7 @@ mod tests {
     }
 
     fn bytes<T: Plain>(record: &T) -> Vec<u8> {
-        let from = std::ptr::from_ref(record).cast::<u8>();
-        // SAFETY: a plain value's own bytes.
-        unsafe { std::slice::from_raw_parts(from, size_of::<T>()) }.to_vec()
+        bytes_of(record).to_vec()
     }
 
     #[test]
@@ -235,6 +299,50 @@ mod tests {
         let Ok(Event::Exec { exe, args, .. }) = decode(&record) else { panic!("no exec") };
         assert_eq!((exe, args), (&b"exe"[..], &b"args"[..]));
         assert!(decode(&record[..record.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn exec_is_told_with_other_strings_and_all_else_as_it_was() {
+        let record = ExecRecord {
+            header: Header { flags: EXEC_ARGS_TRUNCATED, ..header(RecordKind::Exec) },
+            cgroup: 5,
+            uid: 1000,
+            exe_len: 3,
+            args_len: 6,
+            ..Default::default()
+        };
+        let before = [bytes(&record), b"exesecret".to_vec()].concat();
+        assert_eq!(users(&before), Some((1000, 0)));
+        let after = with_strings(&before, b"e", b"", b"A=1\0").unwrap();
+        assert!(!after.windows(6).any(|window| window == b"secret"));
+        let Ok(Event::Exec { exe, args, truncated, markers, .. }) = decode(&after) else {
+            panic!()
+        };
+        assert_eq!((exe, args, truncated, markers), (&b"e"[..], &b""[..], true, &b"A=1\0"[..]));
+        assert_eq!((users(&after), cgroup(&after)), (users(&before), cgroup(&before)));
+        assert_eq!(with_strings(&before, &[7; 1 << 16], b"", b""), None);
+        assert_eq!(with_strings(&bytes(&header(RecordKind::Free)), b"", b"", b""), None);
+    }
+
+    #[test]
+    fn entry_tells_its_fork() {
+        let (id, above) = (id(7, 70), id(3, 30));
+        let pids = Pids { host: 7, local: Some(6), namespace: 2, level: 1 };
+        let entry = RecoveredProcess {
+            cgroup: Some(9),
+            ..RecoveredProcess::forked(id, above, above, pids)
+        };
+        let fork = Event::Fork {
+            at: Nanos(70),
+            child: id,
+            forker: above,
+            parent: above,
+            pids,
+            cgroup: Some(9),
+            thread: None,
+            root: true,
+        };
+        assert_eq!(decode(&fork_of(&entry)), Ok(fork));
     }
 
     #[test]
