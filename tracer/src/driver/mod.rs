@@ -309,10 +309,12 @@ impl Driver<'_> {
                     self.observed(answer);
                 }
                 () = self.hearing.listen() => {
-                    // Who spoke, and what it had forked by then, is in the ring.
+                    // Who has spoken, and what it had forked by then, is in the ring; what is said
+                    // meanwhile may be about what is not.
+                    let now = self.clock.now();
                     self.hearing.drain();
                     self.catch_up().await?;
-                    self.hear(None);
+                    self.hear(Some(now));
                 }
                 looking = self.requests.looked() => self.plan(looking).await?,
                 delivery = signals.next() => self.signalled(delivery?).await?,

@@ -252,10 +252,12 @@ impl Daemon {
                 Some(answered) = self.observers.next() => self.answered(answered).await?,
                 changed = pods::changed(self.pods.as_ref()) => self.pods_changed(&changed)?,
                 () = self.hearing.listen() => {
-                    // Who spoke, and what it had forked by then, is in the ring.
+                    // Who has spoken, and what it had forked by then, is in the ring; what is said
+                    // meanwhile may be about what is not.
+                    let now = self.clock.now();
                     self.hearing.drain();
                     self.catch_up().await?;
-                    self.hear(None);
+                    self.hear(Some(now));
                 }
                 delivery = signals.next() => match delivery? {
                     Delivery::Pass { signal, from_terminal: _ } => match signal.into() {
