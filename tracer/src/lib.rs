@@ -9,7 +9,7 @@
 //! [`lineage`] is the core and imports none of the others but the leaves [`escape`],
 //! [`container`] (whose container a cgroup is), [`signals`] and `quantity`; [`procfs`] reads, [`kernel`] loads and decodes, [`report`] tells; [`recording`]
 //! keeps what the core took in, to be judged again; [`driver`] puts them together into a run;
-//! [`node`] is the cores of a whole host, and [`service`] the daemon around it; [`toolcall`] is what agents say of their tool calls; [`cli`] is one file a subcommand.
+//! [`node`] is the cores of a whole host, and [`service`] the daemon around it, which [`tap`] lets trace for others; [`toolcall`] is what agents say of their tool calls; [`cli`] is one file a subcommand.
 
 pub mod cleanup;
 pub mod cli;
@@ -30,4 +30,5 @@ mod requests;
 mod runtime;
 pub mod service;
 pub mod signals;
+pub mod tap;
 pub mod toolcall;

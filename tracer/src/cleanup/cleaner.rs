@@ -31,6 +31,8 @@ pub struct Settings {
     pub allow: Allow,
     /// Deal with what is found; else only with what somebody asks for.
     pub leaks: bool,
+    /// Leave alone what belongs to no agent: a command that somebody has traced.
+    pub agents_only: bool,
     /// Who decides where no rule does.
     pub decided_by: &'static str,
     /// Tell what would be done about it, and touch nothing.
@@ -66,7 +68,8 @@ impl Ended {
 
 impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rules: _, allow: _, leaks, decided_by: _, dry_run, ended: _ } = self;
+        let Self { rules: _, allow: _, leaks, agents_only: _, decided_by: _, dry_run, ended: _ } =
+            self;
         let mut shown = f.debug_struct("Settings");
         shown.field("leaks", leaks).field("dry_run", dry_run).finish_non_exhaustive()
     }
@@ -304,7 +307,8 @@ impl Cleaner {
         for found in lineage.found_after(self.seen) {
             let (treatment, rule) =
                 self.settings.rules.treatment(found.kind, found.agent.as_deref());
-            if treatment.remedy == Remedy::Report || !may_be_dealt_with(&found) {
+            let is_left = self.settings.agents_only && found.agent.is_none();
+            if treatment.remedy == Remedy::Report || is_left || !may_be_dealt_with(&found) {
                 continue;
             }
             let decided_by = rule.unwrap_or_else(|| self.settings.decided_by.to_owned());

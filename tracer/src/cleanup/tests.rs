@@ -453,6 +453,7 @@ fn settings(rules: &Rc<Rules>) -> Settings {
         rules: Rc::clone(rules),
         allow: Rc::new(nobody),
         leaks: true,
+        agents_only: false,
         decided_by: "--on-leak kill",
         dry_run: false,
         ended: Rc::default(),
@@ -734,6 +735,17 @@ fn dry_run_decides_and_touches_nothing() {
     assert_eq!((kernel.alive(), kernel.signals.len()), (vec![left], 0));
     assert!(kernel.lots.is_empty());
     assert_eq!(result_of(&outcome, left), ActionResult::WouldAct);
+}
+
+#[test]
+fn what_is_no_agents_is_left_where_only_theirs_is_dealt_with() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let left = kernel.fork(ROOT, Manner::Dies);
+    kernel.root_ends();
+    let outcome = kernel.clean_up(Settings { agents_only: true, ..settings(&rules) });
+    assert_eq!((kernel.alive(), kernel.signals.len()), (vec![left], 0));
+    assert_eq!(outcome.cleanup, None);
 }
 
 #[test]

@@ -214,7 +214,9 @@ fn ask_daemon(socket: &std::path::Path, ask: &Ask) -> Result<Answer, Miss> {
     let line = client::ask(socket, ask).map_err(|error| match error {
         AskError::NoDaemon { .. } => Miss::Gone,
         AskError::Io { source, .. } => miss(socket, source),
-        AskError::Cut { .. } => miss(socket, io::ErrorKind::UnexpectedEof.into()),
+        AskError::Cut { .. } | AskError::Version { .. } => {
+            miss(socket, io::ErrorKind::UnexpectedEof.into())
+        }
         AskError::Refused(refusal) => {
             let code = match refusal.code {
                 Code::NotPermitted => Refusal::NotPermitted,

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     fs,
     ops::RangeInclusive,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -17,12 +18,13 @@ use super::{
     in_one_line,
     judge::{JudgeArgs, complain},
     shown,
+    socket::SocketArgs,
 };
 use crate::{
     cleanup::Settings,
-    driver::{self, CommandError, RunError, RunOptions, Settled, User},
+    driver::{self, CommandError, RunError, RunOptions, Settled, Source, User},
     kernel::{
-        host,
+        host::{self, Check},
         load::{
             DEFAULT_MAX_PROCESSES, DEFAULT_RING_BYTES, LoadOptions, MAX_PROCESSES_RANGE, Probes,
             is_ring_size,
@@ -34,11 +36,13 @@ use crate::{
     redact::Redactor,
     report::LifeLog,
     runtime,
+    service::control::client::{self, AskError},
 };
 
 /// Run a command and judge what it leaves behind
 ///
-/// COMMAND's own input and output are untouched; the report goes to standard error.
+/// COMMAND's own input and output are untouched; the report goes to standard error. Where tracing takes
+/// privileges that you lack, a running tracer daemon does it for you.
 ///
 /// Exit status: COMMAND's own (128+N if signal N ended it) unless that is 0; then 23 if it left
 /// something, 24 if events were lost that could change the verdict. 125: tracer itself failed;
@@ -89,6 +93,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_RING_BYTES,
           value_parser = ring_bytes, hide = true)]
     ring_bytes: u32,
+    #[command(flatten)]
+    daemon: SocketArgs,
     /// Log the kernel programs' diagnostics to standard error
     #[arg(long)]
     log_bpf: bool,
@@ -173,9 +179,8 @@ pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<S
     let judge = args.judge.ready()?;
     let lives = args.log_processes.as_deref().map(LifeLog::create).transpose();
     let mut lives = lives.map_err(|error| anyhow!("failed to {error}"))?;
-    if let Some(obstacle) = host::first_obstacle() {
-        bail!("{}", obstacle.sentence());
-    }
+    let obstacle = host::first_obstacle();
+    let daemon = obstacle.map(|obstacle| traced_by_daemon(args, &obstacle)).transpose()?;
     let recorder = output.map(Recorder::create).transpose();
     let mut recorder = recorder.map_err(|error| anyhow!("failed to {error}"))?;
     let rules = Rc::new(args.rules()?);
@@ -191,7 +196,7 @@ pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<S
         cgroup: args.cgroup,
         complain,
     };
-    let (ending, status) = match watch(args, &run, recorder.as_mut(), lives.as_mut())? {
+    let (ending, status) = match watch(args, &run, daemon, recorder.as_mut(), lives.as_mut())? {
         Ok(Settled { lineage, settlement }) => {
             let status = judge.judge(&lineage, &run.told_command(), &settlement);
             (Ending::Settled(settlement), status)
@@ -212,10 +217,39 @@ pub(super) fn execute(args: &RunArgs, output: Option<&Path>) -> anyhow::Result<S
     Ok(if failures.is_empty() { status } else { Status::FAILED })
 }
 
-/// Sets up the kernel side, and runs COMMAND under it.
+/// Asks a daemon to trace, where something keeps this process from it.
+fn traced_by_daemon(args: &RunArgs, obstacle: &Check) -> anyhow::Result<UnixStream> {
+    let RunArgs { user, max_processes, ring_bytes, log_bpf, redact, rules: _, .. } = args;
+    let asked = client::trace(&args.daemon.socket);
+    let stream = asked.map_err(|error| match error {
+        AskError::NoDaemon { socket } => anyhow!(
+            "{}; or have a tracer daemon trace for you: none listens at {} (--socket)",
+            obstacle.sentence(),
+            shown(&socket)
+        ),
+        error => anyhow!(
+            "{}; a tracer daemon is there, and was asked instead: failed to {error}",
+            obstacle.sentence()
+        ),
+    })?;
+    if user.is_some() {
+        bail!("--user takes root: a daemon traces for whoever asks, and starts nothing for him");
+    }
+    let kernels = *max_processes != DEFAULT_MAX_PROCESSES || *ring_bytes != DEFAULT_RING_BYTES;
+    if kernels || *log_bpf {
+        complain("a daemon traces: --max-processes, --ring-bytes and --log-bpf are its to say");
+    }
+    if *redact == Redact::None {
+        complain("a daemon traces, and leaves out secrets by its own configuration all the same");
+    }
+    Ok(stream)
+}
+
+/// Sets up the kernel side, and runs COMMAND under it. `daemon`: a connection to one that traces.
 fn watch(
     args: &RunArgs,
     run: &RunOptions,
+    daemon: Option<UnixStream>,
     recorder: Option<&mut Recorder>,
     mut lives: Option<&mut LifeLog>,
 ) -> anyhow::Result<Result<Settled, RunError>> {
@@ -227,12 +261,21 @@ fn watch(
         kills: args.on_leak == OnLeak::Kill && !args.dry_run,
         log: args.log_bpf || cfg!(debug_assertions),
     };
-    let mut probes = Probes::attach(options).context("failed to set up the kernel side")?;
+    let mut source = match daemon {
+        Some(stream) => Source::Daemon(stream),
+        None => {
+            let probes = Probes::attach(options).context("failed to set up the kernel side")?;
+            Source::Own(Box::new(probes))
+        }
+    };
     let runtime = runtime::builder()
         .and_then(|mut builder| builder.build())
         .context("failed to start the async runtime")?;
     let settled = runtime.block_on(async {
-        let logger = if options.log { log_kernel(&mut probes) } else { None };
+        let logger = match &mut source {
+            Source::Own(probes) if options.log => log_kernel(probes),
+            _ => None,
+        };
         let mut write = |life: &Life, epoch_offset| {
             if let Some(lives) = &mut lives {
                 lives.write(life, epoch_offset);
@@ -242,11 +285,12 @@ fn watch(
             rules: Rc::clone(&run.rules),
             allow: args.judge.allow(),
             leaks: args.on_leak == OnLeak::Kill,
+            agents_only: false,
             decided_by: "--on-leak kill",
             dry_run: args.dry_run,
             ended: Rc::default(),
         };
-        let settled = driver::run(probes, run, recorder, &mut write, settings).await;
+        let settled = driver::run(source, run, recorder, &mut write, settings).await;
         drop(logger);
         settled
     });

@@ -118,7 +118,7 @@ fn find(wanted: Wanted, socket: &SocketArgs) -> anyhow::Result<Found> {
         Ok(line) => serde_json::from_str(&line).context("failed to read the daemon's answer"),
         Err(AskError::NoDaemon { .. }) => alone(wanted),
         Err(AskError::Refused(refusal)) if refusal.code == Code::NotPermitted => alone(wanted),
-        Err(error @ (AskError::Refused(_) | AskError::Io { .. } | AskError::Cut { .. })) => {
+        Err(error) => {
             complain(&format!("note: {}", failed(&error)));
             alone(wanted)
         }

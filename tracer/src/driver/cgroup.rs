@@ -87,7 +87,7 @@ impl Driver<'_> {
             if pids.is_empty() {
                 return Err("nobody is in it".to_owned());
             }
-            let known = self.probes.procs().walk().map_err(|error| error.to_string())?;
+            let known = self.kernel.walk().map_err(|error| error.to_string())?;
             match claim.covers(&pids, &known, keeps) {
                 Ok(all) => {
                     let is_new = |who: &&Identity| !looked_at.contains(&who.id);

@@ -47,11 +47,10 @@ impl Driver<'_> {
 
     async fn act(&mut self, act: Act, cleaning: &mut Cleaning) -> Result<(), RunError> {
         let Cleaning { cleaner, hand } = cleaning;
-        let procs = self.probes.procs();
-        let lives = |id| procs.lives(id);
+        let lives = |id| self.kernel.lives(id);
         match hand.act(act, cleaner, &self.lineage, self.clock, lives) {
             None => {}
-            Some(Errand::Decide(process, lot)) => self.probes.decide(process, lot),
+            Some(Errand::Decide(process, lot)) => self.kernel.decide(process, lot),
             Some(Errand::Tell(news)) => self.lineage.handle(Event::CleanedUp(Box::new(news))),
             Some(Errand::KillCgroup(claim)) => self.kill_cgroup(&claim, cleaner, hand).await?,
             Some(Errand::CatchUp) => {

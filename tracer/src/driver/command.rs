@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, WaitOptions, getpgid, getpgrp, kill_process, wait};
 use thiserror::Error;
 
-use super::signals::SignalState;
+use super::{barrier::Barrier, signals::SignalState};
 use crate::{cleanup::Entrance, lineage::ExitStatus, toolcall::SOCKET};
 
 /// Why COMMAND did not run, or could not be handled.
@@ -118,12 +118,14 @@ pub(super) struct Command {
 impl Command {
     /// Starts it with the tracer's own standard streams, environment and process group, and with the
     /// path of the socket that announcements go to in its environment. `entrance`: of its own cgroup.
+    /// `barrier`: to be passed before it executes.
     pub(super) fn spawn(
         line: &[OsString],
         user: Option<&User>,
         state: SignalState,
         socket: Option<&Path>,
         entrance: Option<Arc<Entrance>>,
+        barrier: Option<Barrier>,
     ) -> Result<Self, CommandError> {
         let Some((program, args)) = line.split_first() else {
             return Err(CommandError::NotFound(OsString::new()));
@@ -143,9 +145,13 @@ impl Command {
             if let Some(user) = &user {
                 user.become_it()?;
             }
+            if let Some(barrier) = &barrier {
+                barrier.pass()?;
+            }
             state.restore()
         };
-        // SAFETY: see `User::become_it`; entering a cgroup and restoring signals are async-signal-safe.
+        // SAFETY: see `User::become_it`; entering a cgroup, the barrier and restoring signals are
+        // async-signal-safe.
         unsafe { command.pre_exec(prepare) };
         let child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => CommandError::NotFound(program.clone()),

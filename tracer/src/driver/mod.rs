@@ -8,9 +8,11 @@
 //!        -> detach -> drain the ring -> recover what was dropped -> answer -> judge
 //! ```
 
+mod barrier;
 mod cgroup;
 mod cleaning;
 mod command;
+mod kernel_side;
 mod recorded;
 mod requests;
 pub(crate) mod signals;
@@ -21,11 +23,13 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 
 pub use command::{CommandError, User, UserError};
+pub use kernel_side::Source;
 pub use signals::SignalError;
 
 use cgroup::Enclosure;
 use cleaning::Cleaning;
 use command::Command;
+use kernel_side::KernelSide;
 use recorded::Recorded;
 use signals::{Delivery, Signals};
 
@@ -34,11 +38,11 @@ use crate::{
     kernel::{
         cgroups::Cgroups,
         evidence::CommandStreams,
-        load::{Counts, LoadError, Probes},
+        load::{Counts, LoadError},
         loss::Losses,
         procs::WalkError,
         records,
-        ring::{Batch, Reader, ReaderError, Records},
+        ring::{Batch, ReaderError, Records},
     },
     lineage::{Config, Event, Life, Lineage, Nanos, Output, ProcessId, Reading, Rules},
     observers::{Observers, Question},
@@ -47,6 +51,7 @@ use crate::{
     recording::{Opening, Recorder, RecordingError, Settlement},
     redact::Redactor,
     requests::Requests,
+    tap::link::LinkError,
     toolcall::{
         announce,
         hearing::Hearing,
@@ -103,6 +108,9 @@ pub enum RunError {
     /// There is no thread to look at processes with.
     #[error("start a thread that looks at processes: {0}")]
     Looker(#[source] io::Error),
+    /// The daemon that traces does not, or not any more.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// Not even COMMAND's start was told.
     #[error("follow COMMAND: the kernel told nothing of its start")]
     RootUnseen,
@@ -131,14 +139,15 @@ const INVOCATION: u32 = 1;
 /// How often the counters of lost records are looked at while records come.
 const COUNTS_EVERY: Duration = Duration::from_millis(500);
 
-/// Runs COMMAND under attached probes until it has ended and settled. `recorder` gets all that the
+/// Runs COMMAND, and has `source` tell of it, until it has ended and settled. `recorder` gets all that the
 /// core gets, but not its end. `lives` takes what [`Config::tell_lives`] asks for, with realtime minus
 /// boottime, ns. `settings` is what to do about what leaks, and about what somebody asks for.
 ///
 /// # Errors
-/// COMMAND cannot be started, or the tracer itself fails. In the latter case COMMAND goes on.
+/// COMMAND cannot be started, or the tracer itself fails. In the latter case COMMAND goes on; where it was
+/// a daemon that failed, it has ended.
 pub async fn run<'r>(
-    mut probes: Probes,
+    source: Source,
     options: &'r RunOptions,
     mut recorder: Option<&'r mut Recorder>,
     lives: &'r mut dyn FnMut(&Life, i64),
@@ -155,25 +164,18 @@ pub async fn run<'r>(
     let cleaning = settings.leaks.then(|| Cleaning::begin(settings.clone()));
     let mut cleaning = cleaning.transpose().map_err(RunError::Procfs)?;
     let cgroups = cgroups_for(&options.rules, &procfs);
-    let signals = Signals::receive()?;
-    let ring = probes.take_ring().ok_or(LoadError::Missing("RECORDS"))?;
-    let reader = Reader::start(ring, probes.ring_bytes())?;
+    let mut signals = Signals::receive()?;
+    let mut kernel = source.listen()?;
     let streams = CommandStreams::of_this_process(&procfs);
     let observers = Observers::start(procfs, streams).map_err(RunError::Looker)?;
     let listener = Listener::bind(clock).inspect_err(|error| log::warn!("failed to {error}")).ok();
     let enclosure = Enclosure::make(options);
-    probes.arm(INVOCATION)?;
     let socket = listener.as_ref().map(Listener::path);
     let user = options.user.as_ref();
     let entrance = enclosure.as_ref().map(Enclosure::entrance);
-    let spawned = Command::spawn(&options.command, user, signals.inherited(), socket, entrance);
-    let command = match spawned {
-        Ok(command) => command,
-        Err(error) => {
-            probes.disarm()?;
-            return Err(error.into());
-        }
-    };
+    let (line, state) = (&options.command, signals.inherited());
+    let spawn = |barrier| Command::spawn(line, user, state, socket, entrance, barrier);
+    let command = kernel.start(spawn, &|markers| tell_unseen_markers(options, markers))?;
     let cgroup = enclosure.and_then(|enclosure| enclosure.entered(options));
     if let Some(cgroup) = &cgroup {
         lineage.handle(Event::OwnCgroup(Box::new(cgroup.usage())));
@@ -188,9 +190,8 @@ pub async fn run<'r>(
     // Not before: COMMAND would inherit it.
     priority::raise(priority::JUDGES);
     let mut driver = Driver {
-        probes,
+        kernel,
         lineage,
-        reader,
         observers,
         hearing: Hearing::new(listener),
         redactor: &options.redactor,
@@ -212,8 +213,31 @@ pub async fn run<'r>(
         interrupted: None,
         echoed: false,
     };
-    driver.watch(signals).await?;
-    driver.finish().await
+    match driver.watch(&mut signals).await {
+        Err(RunError::Link(error)) => {
+            // COMMAND has the terminal, and whoever waits for tracer waits for COMMAND.
+            let untold = format!("failed to {error}; COMMAND goes on, and is not judged");
+            (options.complain)(&untold);
+            driver.outlast(&mut signals).await?;
+            Err(error.into())
+        }
+        watched => {
+            watched?;
+            driver.finish().await
+        }
+    }
+}
+
+/// Says which environment variables that rules ask for are not looked at. `markers`: those that are.
+fn tell_unseen_markers(options: &RunOptions, markers: &[Vec<u8>]) {
+    let unseen = options.rules.markers().iter().filter(|marker| !markers.contains(marker));
+    let unseen: Vec<_> = unseen.map(|name| crate::escape::terminal(name)).collect();
+    if !unseen.is_empty() {
+        let unseen = unseen.join(", ");
+        (options.complain)(&format!(
+            "the daemon's rules do not ask for {unseen}: what rules would learn from these is not known"
+        ));
+    }
 }
 
 /// What a recording of this run begins with.
@@ -250,9 +274,8 @@ fn introduce_bystanders(procfs: &Procfs, lineage: &mut Recorded<'_>) {
 }
 
 struct Driver<'r> {
-    probes: Probes,
+    kernel: KernelSide,
     lineage: Recorded<'r>,
-    reader: Reader,
     observers: Observers,
     hearing: Hearing,
     redactor: &'r Redactor,
@@ -286,7 +309,7 @@ struct Driver<'r> {
 
 impl Driver<'_> {
     /// Watches until the invocation has settled.
-    async fn watch(&mut self, mut signals: Signals) -> Result<(), RunError> {
+    async fn watch(&mut self, signals: &mut Signals) -> Result<(), RunError> {
         // Set while records have come that the counters were not looked at after.
         let mut counts_due = None;
         // The kernel tells of the end before it lets anyone wait for it.
@@ -297,8 +320,8 @@ impl Driver<'_> {
         {
             let deadline = self.deadline();
             tokio::select! {
-                batch = self.reader.next() => {
-                    self.take(batch)?;
+                batch = self.kernel.next() => {
+                    self.take(batch?);
                     counts_due.get_or_insert_with(|| Instant::now() + COUNTS_EVERY);
                 }
                 Some((_, answer)) = self.observers.next() => {
@@ -334,6 +357,22 @@ impl Driver<'_> {
         Ok(())
     }
 
+    /// Waits for the end of COMMAND, of which nothing more is told.
+    async fn outlast(&mut self, signals: &mut Signals) -> Result<(), RunError> {
+        // It may have ended before.
+        self.command.reap()?;
+        while self.command.status().is_none() {
+            match signals.next().await? {
+                Delivery::ChildChanged => {
+                    self.command.reap()?;
+                }
+                Delivery::Pass { from_terminal: true, .. } if self.command.is_in_own_group() => {}
+                Delivery::Pass { signal, .. } => self.command.signal(signal)?,
+            }
+        }
+        Ok(())
+    }
+
     fn is_cleaning(&self) -> bool {
         let cleaning = self.cleaning.as_ref();
         self.requests.has_agreed()
@@ -342,14 +381,14 @@ impl Driver<'_> {
 
     /// Detaches, drains, and answers the last questions: a verdict never races with its own ring.
     async fn finish(mut self) -> Result<Settled, RunError> {
-        self.probes.detach()?;
+        self.kernel.detach()?;
         self.requests.is_over = true;
         self.hearing.drain();
         self.catch_up().await?;
         self.hear(None);
         self.lineage.handle(Event::AnnouncementsRefused(self.hearing.refused()));
         // Where there was a loss, also one that was made up for since.
-        if self.losses.look(&self.probes)? || self.recovered {
+        if self.losses.look(self.kernel.counts()?) || self.recovered {
             // Only now that no more are forked can it be said how many came and went unseen.
             self.recover().await?;
         }
@@ -387,9 +426,8 @@ impl Driver<'_> {
         [deadline, self.requests.awaited_until(), agreed].into_iter().flatten().min()
     }
 
-    fn take(&mut self, batch: Option<Batch>) -> Result<(), RunError> {
-        let Some(batch) = batch else { return Err(RunError::ReaderEnded) };
-        let Batch::Records(batch, _) = batch else { return Ok(()) };
+    fn take(&mut self, batch: Batch) {
+        let Batch::Records(batch, _) = batch else { return };
         // Whoever announced something before what is in this batch has done so by now.
         self.hearing.drain();
         for record in Records::of(&batch) {
@@ -416,7 +454,6 @@ impl Driver<'_> {
             }
         }
         self.lineage.flush();
-        Ok(())
     }
 
     /// Tells the core if the process of a record is in a cgroup that rules ask for.
@@ -463,19 +500,19 @@ impl Driver<'_> {
 
     /// Takes in everything that is in the ring now.
     async fn catch_up(&mut self) -> Result<(), RunError> {
-        self.reader.flush();
+        self.kernel.flush()?;
         loop {
-            let batch = self.reader.next().await;
-            if matches!(batch, Some(Batch::Flushed)) {
+            let batch = self.kernel.next().await?;
+            if matches!(batch, Batch::Flushed) {
                 return Ok(());
             }
-            self.take(batch)?;
+            self.take(batch);
         }
     }
 
     /// If records were lost since the last look: reads the truth and lets the core converge.
     async fn recover_if_lossy(&mut self) -> Result<(), RunError> {
-        if self.losses.look(&self.probes)? {
+        if self.losses.look(self.kernel.counts()?) {
             self.recover().await?;
         }
         Ok(())
@@ -484,9 +521,9 @@ impl Driver<'_> {
     async fn recover(&mut self) -> Result<(), RunError> {
         self.recovered = true;
         let at = self.clock.now();
-        let mut reading = Reading::new(at, self.probes.procs().walk()?);
-        let counts = self.losses.now(&self.probes)?;
-        let Counts { tracked, dropped, dropped_unreaped, failed } = counts;
+        let mut reading = Reading::new(at, self.kernel.walk()?);
+        let counts = self.losses.with(self.kernel.counts()?);
+        let Counts { tracked, dropped, dropped_unreaped, dropped_forks: _, failed } = counts;
         reading.tracked = tracked;
         reading.dropped = dropped;
         reading.dropped_unreaped = dropped_unreaped;
@@ -502,18 +539,28 @@ impl Driver<'_> {
 
     /// Hands the core's questions on.
     fn ask(&mut self) {
-        let mut questions = Vec::new();
+        let (mut looks, mut parents) = (Vec::new(), Vec::new());
         while let Some(output) = self.lineage.poll_output() {
             match output {
                 Output::Observe { process, pids, parent } => {
-                    let waits = self.probes.procs().waits(process, parent);
-                    questions.push(Question { run: INVOCATION, process, pids, waits });
+                    looks.push((process, pids));
+                    parents.push((process, parent));
                 }
                 Output::Sample { processes } => self.observers.sample(INVOCATION, processes),
                 Output::Life(life) => (self.lives)(&life, self.epoch_offset),
             }
         }
-        self.observers.observe(questions);
+        if looks.is_empty() {
+            return;
+        }
+        let waits = self.kernel.waits(&parents);
+        let questions = looks.into_iter().zip(waits).map(|((process, pids), waits)| Question {
+            run: INVOCATION,
+            process,
+            pids,
+            waits,
+        });
+        self.observers.observe(questions.collect());
     }
 
     async fn signalled(&mut self, delivery: Delivery) -> Result<(), RunError> {

@@ -216,6 +216,8 @@ pub struct Counts {
     pub dropped: u64,
     /// Those of [`RecordKind::Unreaped`] among them.
     pub dropped_unreaped: u64,
+    /// Those of [`RecordKind::Fork`] among them.
+    pub dropped_forks: u64,
     /// Updates of `PROCS` that failed, and events that the kernel did not run a program for.
     pub failed: u64,
     /// Processes seen to start: entered into `PROCS`, or refused for want of room.
@@ -734,6 +736,7 @@ impl Probes {
         Ok(Counts {
             dropped: RecordKind::ALL.into_iter().map(|kind| sums[kind as usize]).sum(),
             dropped_unreaped: sums[RecordKind::Unreaped as usize],
+            dropped_forks: sums[RecordKind::Fork as usize],
             failed: sums[Counter::InsertFailed as usize]
                 + sums[Counter::RemoveFailed as usize]
                 + missed,

@@ -1,6 +1,6 @@
 //! Whether something was lost since the last look.
 
-use super::load::{Counts, LoadError, Probes};
+use super::load::Counts;
 
 /// What was lost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,22 +12,16 @@ pub(crate) struct Losses {
 }
 
 impl Losses {
-    /// Everything that is counted now, records that could not be decoded among those that were dropped.
-    ///
-    /// # Errors
-    /// The counters cannot be read.
-    pub(crate) fn now(&self, probes: &Probes) -> Result<Counts, LoadError> {
-        let mut counts = probes.counts()?;
+    /// Everything that is counted, records that could not be decoded among those that were dropped.
+    /// `counts`: what the kernel side says now.
+    pub(crate) fn with(&self, mut counts: Counts) -> Counts {
         counts.dropped += self.damaged;
-        Ok(counts)
+        counts
     }
 
-    /// Whether something was lost since the last look.
-    ///
-    /// # Errors
-    /// The counters cannot be read.
-    pub(crate) fn look(&mut self, probes: &Probes) -> Result<bool, LoadError> {
-        let counts = self.now(probes)?;
+    /// Whether something was lost since the last look. `counts`: what the kernel side says now.
+    pub(crate) fn look(&mut self, counts: Counts) -> bool {
+        let counts = self.with(counts);
         let lossy = counts.dropped > self.counts.dropped || counts.failed > self.counts.failed;
         self.counts = counts;
         if lossy {
@@ -37,6 +31,6 @@ impl Losses {
                 counts.failed
             );
         }
-        Ok(lossy)
+        lossy
     }
 }

@@ -198,13 +198,18 @@ impl Node {
     }
 
     fn begins(&mut self, agent: ProgramSeen) {
+        let run = self.next_run();
+        self.agents.push_back((run, agent));
+    }
+
+    /// A number that no run has, for one that is to be adopted.
+    pub fn next_run(&mut self) -> RunId {
         loop {
             self.last = self.last % (RunId::MAX >> 1) + 1;
             if !self.runs.contains_key(&self.last) {
-                break;
+                return self.last;
             }
         }
-        self.agents.push_back((self.last, agent));
     }
 
     /// The next that turned out to be an agent and belongs to no run: to be put into that one with all
@@ -215,7 +220,16 @@ impl Node {
 
     /// The answer to [`Node::poll_agent`], or what a daemon before this one had adopted.
     pub fn adopted(&mut self, run: RunId, adoption: Adoption) {
-        let Adoption { at, processes, programs, story, deaf_since, bystanders, losses } = adoption;
+        let Adoption {
+            at,
+            processes,
+            programs,
+            story,
+            deaf_since,
+            bystanders,
+            losses,
+            is_at_start,
+        } = adoption;
         let begins = |event| matches!(event, Event::Fork { root: true, .. });
         let is_rooted = processes.iter().any(|process| process.root)
             || story.iter().filter_map(OwnedEvent::event).any(begins);
@@ -260,7 +274,7 @@ impl Node {
         if let Some(from) = deaf_since {
             lineage.lost_announcements(from);
         }
-        self.runs.insert(run, Run::new(lineage, losses, reaped));
+        self.runs.insert(run, Run::new(lineage, losses, reaped, is_at_start));
         self.touched.insert(run);
     }
 

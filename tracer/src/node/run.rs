@@ -28,6 +28,8 @@ pub struct Adoption {
     pub bystanders: Vec<Bystander>,
     /// What was lost before, and matters nothing to this run.
     pub losses: Losses,
+    /// It is about to execute what it is for: until it has, nothing is told of it.
+    pub is_at_start: bool,
 }
 
 /// What a process executes, read when it had begun.
@@ -91,6 +93,8 @@ pub(super) struct Run {
     told: HashMap<(ProcessId, FindingKind), Told>,
     /// From so many on those that are over are dropped.
     told_at_most: usize,
+    /// See [`Adoption::is_at_start`].
+    is_at_start: bool,
     is_opened: bool,
     is_ended: bool,
     /// It is remembered though it is over.
@@ -112,8 +116,14 @@ struct Told {
 }
 
 impl Run {
-    pub(super) fn new(lineage: Lineage, losses: Losses, reaped: Vec<ProcessId>) -> Self {
+    pub(super) fn new(
+        lineage: Lineage,
+        losses: Losses,
+        reaped: Vec<ProcessId>,
+        is_at_start: bool,
+    ) -> Self {
         Self {
+            is_at_start,
             lineage,
             deadline: None,
             losses,
@@ -129,6 +139,14 @@ impl Run {
     /// What is new.
     pub(super) fn news(&mut self, now: Nanos) -> Vec<What> {
         let mut news = Vec::new();
+        if self.is_at_start {
+            let root = self.lineage.root().unwrap_or_default();
+            let executed = self.lineage.executed_at(root).is_some_and(|at| at > Nanos(0));
+            if !executed && !self.lineage.root_has_ended() {
+                return news;
+            }
+            self.is_at_start = false;
+        }
         if !std::mem::replace(&mut self.is_opened, true) {
             news.push(What::Opened(Box::new(self.invocation())));
         }

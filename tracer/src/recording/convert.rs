@@ -337,7 +337,7 @@ impl From<ProcessId> for wire::Id {
 }
 
 /// What is absent was zero.
-fn id(id: &Option<wire::Id>) -> ProcessId {
+pub(crate) fn id(id: &Option<wire::Id>) -> ProcessId {
     id.as_ref().map_or_else(ProcessId::default, |wire::Id { pid, start }| ProcessId {
         pid: *pid,
         start: *start,
@@ -590,7 +590,7 @@ impl From<&RecoveredProcess> for wire::RecoveredProcess {
     }
 }
 
-pub(super) fn recovered_process(process: wire::RecoveredProcess) -> RecoveredProcess {
+pub(crate) fn recovered_process(process: wire::RecoveredProcess) -> RecoveredProcess {
     let wire::RecoveredProcess {
         id: own,
         forker,

@@ -22,7 +22,7 @@
 //! A recording holds what processes showed: names, arguments, paths. Arguments may hold secrets;
 //! the file is created for its owner alone.
 
-mod convert;
+pub(crate) mod convert;
 pub(crate) mod frame;
 mod owned;
 mod reader;
@@ -30,7 +30,7 @@ mod recorder;
 mod replay;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 pub use owned::OwnedEvent;
 pub use reader::{Item, ReadError, Reader, Reason};

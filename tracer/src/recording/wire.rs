@@ -132,7 +132,7 @@ pub(super) struct LastLook {}
 
 /// A process's identity; absent where it is not known.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Id {
+pub(crate) struct Id {
     #[prost(uint32, tag = "1")]
     pub(super) pid: u32,
     #[prost(uint64, tag = "2")]
@@ -152,7 +152,7 @@ pub(super) struct Pids {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Waits {
+pub(crate) struct Waits {
     #[prost(uint32, tag = "1")]
     pub(super) any: u32,
     #[prost(uint32, tag = "2")]
@@ -465,7 +465,7 @@ pub(super) struct Bystander {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct RecoveredProcess {
+pub(crate) struct RecoveredProcess {
     #[prost(message, optional, tag = "1")]
     pub(super) id: Option<Id>,
     #[prost(message, optional, tag = "2")]

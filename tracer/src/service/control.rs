@@ -23,6 +23,7 @@ mod serve;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod view;
 
 use std::{
@@ -40,6 +41,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use desk::{FindingKey, Inquiry, Key, KillInquiry, Owner, Reply, RunSeen, Seen, Standing};
 pub use place::PlaceError;
+pub(crate) use trace::NOT_HIS;
+pub use trace::{Asked, TapAsked, TapBegin, TapId};
 
 use super::{
     history::History,

@@ -13,6 +13,7 @@ mod recovering;
 mod remembering;
 mod sessions;
 mod settling;
+mod tapping;
 
 use std::{io, path::PathBuf, rc::Rc, time::Duration};
 
@@ -23,6 +24,7 @@ use cleaning::Cleaning;
 use placing::Places;
 use recovering::HostReading;
 use settling::SETTLES_AFTER;
+use tapping::Taps;
 
 use super::{
     config::{Config, OnLeak, Reload, reload},
@@ -171,6 +173,7 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
         hears_since: clock.now(),
         remembered: remembered.unwrap_or_default(),
         notifier: Notifier::of_environment(),
+        taps: Taps::default(),
     };
     daemon.settles_at = Some(Instant::now() + daemon.config.thresholds.grace + SETTLES_AFTER);
     daemon.lost.counts = daemon.probes.counts()?;
@@ -227,6 +230,8 @@ struct Daemon {
     /// What the one before had noted, until it is taken over.
     remembered: Remembered,
     notifier: Notifier,
+    /// Those who are traced for.
+    taps: Taps,
 }
 
 impl Daemon {
@@ -247,7 +252,7 @@ impl Daemon {
                     self.take(batch)?;
                     counts_due.get_or_insert_with(|| Instant::now() + COUNTS_EVERY);
                 }
-                inquiry = control::next(&mut self.control) => self.inquired(inquiry),
+                inquiry = control::next(&mut self.control) => self.inquired(inquiry).await?,
                 looking = self.requests.looked() => self.plan(looking).await?,
                 Some(answered) = self.observers.next() => self.answered(answered).await?,
                 changed = pods::changed(self.pods.as_ref()) => self.pods_changed(&changed)?,
@@ -291,14 +296,19 @@ impl Daemon {
     }
 
     /// Answers from memory.
-    fn inquired(&mut self, inquiry: Inquiry) {
+    async fn inquired(&mut self, inquiry: Inquiry) -> Result<(), DaemonError> {
         let inquiry = match inquiry {
-            Inquiry::Kill(inquiry) => return self.kill_asked(*inquiry),
+            Inquiry::Kill(inquiry) => {
+                self.kill_asked(*inquiry);
+                return Ok(());
+            }
+            Inquiry::Tap(asked) => return self.tapped(asked).await,
             inquiry => inquiry,
         };
         let procs = self.probes.procs();
         let entry_of = |id| procs.entry(id).map(|(entry, _, _)| entry);
         inquiry.answer(&self.node, self.clock.now(), |pid| procs.owner(pid), entry_of);
+        Ok(())
     }
 
     /// When the node wants to be called, on tokio's clock.
@@ -338,6 +348,7 @@ impl Daemon {
                 clean = redacted;
                 *args = &clean;
             }
+            self.taps.forward(record, &event);
             let run = records::invocation(record);
             if let Some(HostReading { reading, runs }) = &mut self.reading {
                 reading.note(&event);
@@ -363,6 +374,7 @@ impl Daemon {
                 self.look_at_forker(&told)?;
             }
         }
+        self.taps.send();
         if let Some(metrics) = self.outlets.metrics() {
             metrics.took(records, newest);
         }

@@ -68,7 +68,7 @@ impl World {
         View::of(asker, &self.procfs, self.maps_all_uids)
     }
 
-    /// Answers all but [`Ask::Events`].
+    /// Answers all but [`Ask::Events`] and [`Ask::Trace`].
     pub(super) async fn answer(&self, asker: Asker, ask: Ask) -> Result<String, Refusal> {
         match ask {
             Ask::Ps { invocation, limit } => {
@@ -96,7 +96,9 @@ impl World {
                 self.status(asker, pid, ticks).await
             }
             Ask::Kill(wants) => self.kill(asker, wants).await,
-            Ask::Events { .. } => Err(Refusal::new(Code::Failed, "answer: these are a stream")),
+            Ask::Events { .. } | Ask::Trace {} => {
+                Err(Refusal::new(Code::Failed, "answer: these are a stream"))
+            }
         }
     }
 

@@ -9,7 +9,10 @@ use std::{
 
 use thiserror::Error;
 
-use super::protocol::{Ask, Refusal, encode};
+use super::{
+    protocol::{Ask, Refusal, encode},
+    trace::Ready,
+};
 use crate::escape;
 
 /// How long the daemon may take to answer.
@@ -40,6 +43,15 @@ pub enum AskError {
     /// It says why.
     #[error("{}", escape::terminal(.0.reason.as_bytes()))]
     Refused(Refusal),
+    /// It speaks otherwise.
+    #[error(
+        "be traced for by the daemon at {}: it is of another version than this tracer",
+        shown(.socket)
+    )]
+    Version {
+        /// Where it was asked.
+        socket: PathBuf,
+    },
     /// It did not answer all.
     #[error("read the answer of the daemon at {}: it ended in its midst", shown(.socket))]
     Cut {
@@ -118,4 +130,19 @@ impl Stream {
 pub fn ask(socket: &Path, question: &Ask) -> Result<String, AskError> {
     let mut stream = Stream::open(socket, question)?;
     stream.next_line()?.ok_or_else(|| AskError::Cut { socket: socket.to_owned() })
+}
+
+/// Asks to be traced for. From here on the connection carries frames: see [`crate::tap`].
+///
+/// # Errors
+/// See [`AskError`].
+pub fn trace(socket: &Path) -> Result<UnixStream, AskError> {
+    let mut stream = Stream::open(socket, &Ask::Trace {})?;
+    // The daemon says nothing more before it is asked, so nothing is left behind it.
+    let line = stream.next_line()?.ok_or_else(|| AskError::Cut { socket: socket.to_owned() })?;
+    let ready = serde_json::from_str(&line).is_ok_and(|ready: Ready| ready.is_understood());
+    if !ready {
+        return Err(AskError::Version { socket: socket.to_owned() });
+    }
+    Ok(stream.lines.into_inner())
 }

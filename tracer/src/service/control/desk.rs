@@ -3,6 +3,8 @@
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::trace::TapAsked;
+
 use crate::{
     lineage::{
         Ancestor, Described, FindingKind, Invocation, Nanos, Present, ProcessId, RecoveredProcess,
@@ -100,6 +102,8 @@ pub enum Inquiry {
     Owner(u32, Reply<Option<Owner>>),
     /// To end processes: not answered from memory.
     Kill(Box<KillInquiry>),
+    /// Of somebody who is traced for: not answered from memory.
+    Tap(TapAsked),
 }
 
 impl Inquiry {
@@ -172,6 +176,8 @@ impl Inquiry {
                 let owner = entry.map(|entry| Owner { run: node.run_of(entry.id), entry });
                 let _ = reply.send(owner);
             }
+            // Dropped: nobody is traced for here.
+            Self::Tap(_) => {}
         }
     }
 }

@@ -78,6 +78,8 @@ pub enum Ask {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         since_seconds: Option<u64>,
     },
+    /// To be traced for: from the answer on the connection carries frames, see [`crate::tap`].
+    Trace {},
 }
 
 /// What `blame` is about.
@@ -223,6 +225,7 @@ mod tests {
             Ask::Kill(Wants::Plan { target: Target::Port(80), call: Some("toolu_1".to_owned()) }),
             Ask::Kill(Wants::Show { plan: 3, from: 40 }),
             Ask::Kill(Wants::Act { plan: u64::MAX }),
+            Ask::Trace {},
         ];
         for ask in asks {
             let sent = encode(&ask);

@@ -23,6 +23,7 @@ use super::{
     feed::{Following, Next, Told},
     peer::Asker,
     protocol::{self, Ask, Code, MAX_REQUEST, Refusal, SCHEMA, line},
+    trace::Traces,
 };
 use crate::{lineage::Nanos, runtime, service::news::News};
 
@@ -70,9 +71,10 @@ pub(super) fn serve(
 }
 
 #[derive(Clone, Debug)]
-struct Hall {
-    world: World,
+pub(super) struct Hall {
+    pub(super) world: World,
     seats: Arc<Mutex<Seats>>,
+    pub(super) traces: Traces,
     trusted: Arc<Semaphore>,
     /// One at a time: what strangers ask costs no more than that.
     untrusted: Arc<Semaphore>,
@@ -89,6 +91,7 @@ async fn take_in(listener: UnixListener, world: World) {
     let hall = Hall {
         world,
         seats: Arc::new(Mutex::new(Seats::default())),
+        traces: Traces::default(),
         trusted: Arc::new(Semaphore::new(TRUSTED_AT_ONCE)),
         untrusted: Arc::new(Semaphore::new(1)),
     };
@@ -145,6 +148,10 @@ impl Hall {
                 self.tell_events(stream, asker, follow, since_seconds).await;
                 return Served::Answered;
             }
+            Ok(Ask::Trace {}) => match self.trace(stream, asker).await {
+                Ok(()) => return Served::Answered,
+                Err(refusal) => Err(refusal),
+            },
             Ok(ask) => {
                 let answered = timeout(TO_ANSWER, self.answer(asker, ask)).await;
                 answered.unwrap_or_else(|_| {
@@ -295,19 +302,21 @@ async fn read_request(stream: &UnixStream) -> Result<Ask, Refusal> {
 }
 
 /// Writes all of it in time; `false`: the client does not take it.
-async fn write(stream: &UnixStream, mut bytes: &[u8]) -> bool {
-    let written = async {
-        while !bytes.is_empty() {
-            stream.writable().await?;
-            match stream.try_write(bytes) {
-                Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+pub(super) async fn write(stream: &UnixStream, bytes: &[u8]) -> bool {
+    matches!(timeout(TO_TAKE, write_all(stream, bytes)).await, Ok(Ok(())))
+}
+
+/// Writes all of it, however long that takes.
+pub(super) async fn write_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(bytes) {
+            Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
-        Ok(())
-    };
-    matches!(timeout(TO_TAKE, written).await, Ok(Ok(())))
+    }
+    Ok(())
 }
 
 /// Ends when the client closes. What it still sends is nobody's.

@@ -146,6 +146,8 @@ fn play(inquiry: Inquiry, known: &Known, describe: &Mutex<HashSet<ProcessId>>) {
             let owner = owner.map(|entry| Owner { run: is_known(entry.id).then_some(1), entry });
             let _ = reply.send(owner);
         }
+        // Nobody is traced for.
+        Inquiry::Tap(_) => {}
     }
 }
 

@@ -189,17 +189,33 @@ impl Daemon {
         // The nearest ancestors of one that lives; of an orphan they are who adopted it.
         let oldest = processes.iter().find(|process| process.exit.is_none());
         let local = oldest.and_then(|process| process.pids.local);
-        let line = local.map(|pid| self.procfs.line(pid)).unwrap_or_default();
-        let bystanders = line.into_iter().filter(|stat| Some(stat.pid) != local).map(|stat| {
-            Bystander { pid: stat.pid, start_ticks: stat.start_ticks, name: stat.comm }
-        });
-        let bystanders = bystanders.collect();
+        let bystanders = self.bystanders(local);
         let losses = self.losses();
         self.remember_dead(run, &processes);
         for program in &programs {
             self.remember(Some(run), &program.event());
         }
-        let adoption = Adoption { at, processes, programs, story, deaf_since, bystanders, losses };
+        let adoption = Adoption {
+            at,
+            processes,
+            programs,
+            story,
+            deaf_since,
+            bystanders,
+            losses,
+            is_at_start: false,
+        };
         self.node.adopted(run, adoption);
+    }
+
+    /// Who is above a process with this pid in the tracer's PID namespace.
+    pub(super) fn bystanders(&self, local: Option<u32>) -> Vec<Bystander> {
+        let line = local.map(|pid| self.procfs.line(pid)).unwrap_or_default();
+        let above = line.into_iter().filter(|stat| Some(stat.pid) != local).map(|stat| Bystander {
+            pid: stat.pid,
+            start_ticks: stat.start_ticks,
+            name: stat.comm,
+        });
+        above.collect()
     }
 }

@@ -33,6 +33,8 @@ impl Cleaning {
             // What is kept, rules say.
             allow: Rc::new(|_| None),
             leaks: on_leak != OnLeak::Report,
+            // What a command leaves that somebody has traced is his to judge.
+            agents_only: true,
             decided_by: "on_leak",
             dry_run: on_leak == OnLeak::DryRun,
             ended: Rc::default(),

@@ -18,13 +18,14 @@ pub(super) struct HostReading {
 
 impl Daemon {
     pub(super) fn losses(&self) -> Losses {
-        let Counts { dropped, dropped_unreaped, failed, tracked: _ } = self.lost.counts;
+        let Counts { dropped, dropped_unreaped, dropped_forks: _, failed, tracked: _ } =
+            self.lost.counts;
         Losses { dropped, dropped_unreaped, failed }
     }
 
     /// If records were lost since the last look: reads the truth and lets the cores converge.
     pub(super) async fn recover_if_lossy(&mut self) -> Result<(), DaemonError> {
-        if self.lost.look(&self.probes)? {
+        if self.lost.look(self.probes.counts()?) {
             self.recover().await?;
         }
         Ok(())
@@ -33,6 +34,7 @@ impl Daemon {
     async fn recover(&mut self) -> Result<(), DaemonError> {
         let at = self.clock.now();
         let all = self.probes.procs().walk_all()?;
+        self.taps.meet(&all);
         let executed_since = self.programs_read_at;
         self.programs_read_at = at;
         let (tagged, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, run)| *run != 0);
