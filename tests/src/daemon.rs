@@ -2,6 +2,7 @@
 //! several may trace this host at once.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,6 +20,7 @@ use crate::sys::{self, Pid};
 pub struct Daemon {
     folder: TempDir,
     pins: PathBuf,
+    ring_bytes: u32,
     running: Option<Running>,
 }
 
@@ -39,7 +41,8 @@ impl Daemon {
             tempfile::tempdir().unwrap_or_else(|error| panic!("temporary folder: {error}"));
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let name = format!("tracer-test-{}-{number}", std::process::id());
-        let daemon = Self { pins: Path::new("/sys/fs/bpf").join(name), folder, running: None };
+        let pins = Path::new("/sys/fs/bpf").join(name);
+        let daemon = Self { pins, folder, ring_bytes: 8 << 20, running: None };
         daemon.write_config(more);
         daemon
     }
@@ -52,6 +55,30 @@ impl Daemon {
         daemon
     }
 
+    /// The same, at whose sockets everybody may ask.
+    #[must_use]
+    pub fn started_for_all(more: &str) -> Self {
+        let mut daemon = Self::configured(more).open_to_all();
+        daemon.start();
+        daemon
+    }
+
+    /// Lets everybody come to its sockets.
+    #[must_use]
+    pub fn open_to_all(self) -> Self {
+        let opened = fs::set_permissions(self.folder.path(), fs::Permissions::from_mode(0o755));
+        opened.unwrap_or_else(|error| panic!("{}: {error}", self.folder.path().display()));
+        self
+    }
+
+    /// With a ring buffer of this size, and no more in its configuration.
+    #[must_use]
+    pub fn with_ring_bytes(mut self, bytes: u32) -> Self {
+        self.ring_bytes = bytes;
+        self.write_config("");
+        self
+    }
+
     /// Writes the configuration anew.
     pub fn write_config(&self, more: &str) {
         let at = |name: &str| self.path(name).display().to_string();
@@ -59,13 +86,14 @@ impl Daemon {
         let (keys, more) = more.split_at(more.find('[').unwrap_or(more.len()));
         let text = format!(
             "{keys}\n[thresholds]\ngrace = \"500ms\"\nzombie_after = \"300ms\"\ninit_zombie_after = \"1h\"\n\
-             [kernel]\npin_path = {:?}\njournal = {:?}\n\
+             [kernel]\npin_path = {:?}\njournal = {:?}\nring_bytes = {}\n\
              [api]\nsocket = {:?}\nannouncements = {:?}\n\
              {metrics}\
              [history]\npath = {:?}\n\
              [[sink]]\ntype = \"file\"\npath = {:?}\n{more}\n",
             self.pins.display().to_string(),
             at("journal"),
+            self.ring_bytes,
             at("tracer.sock"),
             at("announce.sock"),
             at("history.db"),

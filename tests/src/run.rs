@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -43,6 +44,7 @@ pub struct Run {
     input: Vec<u8>,
     on_terminal: bool,
     own_group: bool,
+    user: Option<u32>,
     lasting: HashMap<String, Duration>,
     patience: Duration,
 }
@@ -64,6 +66,7 @@ impl Run {
             input: Vec::new(),
             on_terminal: false,
             own_group: false,
+            user: None,
             lasting: HashMap::new(),
             patience: Duration::from_secs(60),
         }
@@ -189,6 +192,39 @@ impl Run {
         self
     }
 
+    /// Starts everything as this user and group, without others. `tracer` and `workload` are brought to
+    /// where everybody may go.
+    pub fn by_user(mut self, id: u32) -> Self {
+        self.user = Some(id);
+        self
+    }
+
+    /// Where the started processes find a program under test.
+    #[must_use]
+    pub fn program(&self, program: &Path) -> PathBuf {
+        if self.user.is_none() {
+            return program.to_owned();
+        }
+        let place = self.path(&program.file_name().expect("a program's name").to_string_lossy());
+        if !place.exists() {
+            // The same file system, or another.
+            let linked = std::fs::hard_link(program, &place);
+            let brought = linked.or_else(|_| std::fs::copy(program, &place).map(drop));
+            brought.unwrap_or_else(|error| panic!("{}: {error}", place.display()));
+        }
+        place
+    }
+
+    /// Lets the user that everything is started as use the folder of this run, and what is in it.
+    fn open_folder(&self) {
+        if self.user.is_some() {
+            for path in [self.dir.path().to_owned(), self.path("facts")] {
+                let opened = std::fs::set_permissions(&path, Permissions::from_mode(0o777));
+                opened.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            }
+        }
+    }
+
     /// Ends holds of this name by themselves, so long after they were reached (on a slow machine so
     /// much longer: tracer has to get to seeing what stands).
     pub fn standing_for(mut self, hold: &str, span: Duration) -> Self {
@@ -218,6 +254,7 @@ impl Run {
     #[track_caller]
     pub fn start(mut self) -> Running {
         let facts = Facts::listen(self.dir.path(), std::mem::take(&mut self.lasting));
+        self.open_folder();
         let report = self.path("report.json");
         let mut command = self.process(&report, facts.path());
         let (terminal, collector) = if self.on_terminal {
@@ -248,7 +285,7 @@ impl Run {
         if let Some(tracer) = &self.tracer {
             line.push(tracer.clone());
         } else if self.traced {
-            line.push(binary::tracer().into());
+            line.push(self.program(binary::tracer()).into());
             if let Some(place) = &self.recording {
                 line.extend(["record".into(), "--output".into(), place.into()]);
             } else {
@@ -260,10 +297,15 @@ impl Run {
             line.extend(self.options.iter().cloned());
             line.push("--".into());
         }
-        line.extend(self.command.iter().cloned());
+        let own = self.command.iter().map(|argument| {
+            let is_workload = argument == binary::workload();
+            if is_workload { self.program(binary::workload()).into() } else { argument.clone() }
+        });
+        line.extend(own);
         let (program, args) = line.split_first().expect("a run has a command");
         let mut command = Command::new(program);
-        command.args(args).env(facts::ENV, facts).env("WORKLOAD", binary::workload());
+        command.args(args).env(facts::ENV, facts);
+        command.env("WORKLOAD", self.program(binary::workload()));
         // No folder of compiled scripts inside the sources.
         command.env("PYTHONDONTWRITEBYTECODE", "1").env("RUST_BACKTRACE", "0");
         for name in quiet_environment() {
@@ -275,6 +317,9 @@ impl Run {
         }
         if self.own_group {
             command.process_group(0);
+        }
+        if let Some(id) = self.user {
+            command.uid(id).gid(id);
         }
         // A shell without job control starts what it puts in the background with these ignored, and
         // the tests may be run that way.

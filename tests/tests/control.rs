@@ -26,12 +26,7 @@ struct Asked {
 
 impl Asked {
     fn start() -> Self {
-        let mut daemon = Daemon::configured("");
-        // Others may come to the socket.
-        let folder = daemon.path("tracer.toml");
-        let folder = folder.parent().expect("a folder");
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("its mode");
-        daemon.start();
+        let daemon = Daemon::started_for_all("");
         Self { socket: daemon.path("tracer.sock"), daemon }
     }
 

@@ -8,12 +8,13 @@ use tracer_tests::{facts, sys};
 
 use crate::args::Args;
 
-/// Tells `as` and ends with `code`, or by `signal`. `memory=N`: with so many MiB, whose freeing
+/// Tells `as`, with its effective user, and ends with `code`, or by `signal`. `memory=N`: with so many MiB, whose freeing
 /// makes the end take a while.
 pub(crate) fn exit(args: &Args) -> i32 {
     let mebibytes = usize::try_from(args.number("memory").unwrap_or(0)).expect("memory=N");
     std::mem::forget(std::hint::black_box(vec![1_u8; mebibytes << 20]));
-    facts::tell(args.get("as").unwrap_or("exit"), &Value::Null);
+    let user = rustix::process::geteuid().as_raw();
+    facts::tell(args.get("as").unwrap_or("exit"), &json!({"euid": user}));
     end_as_told(args)
 }
 
