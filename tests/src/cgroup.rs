@@ -128,6 +128,25 @@ impl Cgroup {
         count.sum()
     }
 
+    /// How many threads it holds, the dead that nobody has reaped among them.
+    #[must_use]
+    pub fn threads(&self) -> u64 {
+        self.get("pids.current").trim().parse().expect("pids.current is a number")
+    }
+
+    /// How many forks have failed because it was full.
+    #[must_use]
+    pub fn refused_forks(&self) -> u64 {
+        let events = self.get("pids.events");
+        let refused = events.lines().find_map(|line| line.strip_prefix("max ")?.parse().ok());
+        refused.unwrap_or_else(|| panic!("pids.events: {events}"))
+    }
+
+    fn get(&self, file: &str) -> String {
+        let path = self.path.join(file);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
     /// Its folder.
     #[must_use]
     pub fn path(&self) -> &Path {

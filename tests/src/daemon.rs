@@ -147,6 +147,24 @@ impl Daemon {
         command
     }
 
+    /// A subcommand that asks it.
+    #[must_use]
+    pub fn asking(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary::tracer());
+        command.args(args).arg("--socket").arg(self.path("tracer.sock")).stdin(Stdio::null());
+        command
+    }
+
+    /// What such a one with `--json` says.
+    #[must_use]
+    #[track_caller]
+    pub fn asked(&self, args: &[&str]) -> Value {
+        let output = self.asking(args).arg("--json").output();
+        let output = output.unwrap_or_else(|error| panic!("tracer: {error}"));
+        let text = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    }
+
     /// Its pid.
     #[must_use]
     pub fn pid(&self) -> Pid {

@@ -37,6 +37,7 @@ pub mod run;
 pub mod scrape;
 pub mod silent;
 mod skip;
+pub mod sleepers;
 pub mod storm;
 mod stream;
 pub mod sys;

@@ -121,10 +121,68 @@ impl Prometheus {
         Some(value.parse().expect("a number"))
     }
 
+    /// Waits until this alert fires with these labels: the value that it fires for.
+    #[track_caller]
+    pub fn until_fires(&self, alert: &str, labels: &[(&str, &str)]) -> f64 {
+        proc::until_within(3 * sys::patience(), alert, || {
+            let data = self.api("/api/v1/alerts");
+            let alerts = data["alerts"].as_array().expect("alerts");
+            let is_it = |one: &&Value| {
+                let has = |(name, value): &(&str, &str)| one["labels"][*name] == *value;
+                one["labels"]["alertname"] == alert && labels.iter().all(has)
+            };
+            let fires = |one: &&Value| one["state"] == "firing";
+            let value = alerts.iter().filter(is_it).find(fires)?["value"].as_str()?;
+            Some(value.parse().expect("a number"))
+        })
+    }
+
     /// Waits until a query gives a series whose value is such.
     pub fn until(&self, query: &str, is_such: impl Fn(f64) -> bool) -> f64 {
         proc::until(query, || self.value(query).filter(|value| is_such(*value)))
     }
+}
+
+/// The same rules for a test that has seconds: only durations differ. What an alert has to last
+/// (`for: 15m`) is 300 times shorter, what is looked back at (`[30m]`) 60 times, so that there is
+/// time to see what has lasted.
+#[must_use]
+pub fn hurried(rules: &str) -> String {
+    let mut hurried = String::with_capacity(rules.len());
+    for line in rules.lines() {
+        match line.trim_start().strip_prefix("for: ") {
+            Some(span) => {
+                let before = &line[..line.len() - span.len()];
+                hurried += &format!("{before}{}ms", seconds(span) * 1000 / 300);
+            }
+            None => {
+                let mut rest = line;
+                while let Some((before, range)) = rest.split_once('[') {
+                    let (span, after) = range.split_once(']').unwrap_or((range, ""));
+                    match span.strip_suffix('m').map(str::parse::<u64>) {
+                        Some(Ok(minutes)) => hurried += &format!("{before}[{minutes}s]"),
+                        _ => hurried += &format!("{before}[{span}]"),
+                    }
+                    rest = after;
+                }
+                hurried += rest;
+            }
+        }
+        hurried.push('\n');
+    }
+    hurried
+}
+
+/// Of `15m`, `1h`, `30s`.
+fn seconds(span: &str) -> u64 {
+    let (number, unit) = span.split_at(span.len() - 1);
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        other => panic!("{span}: a unit {other:?}"),
+    };
+    number.parse::<u64>().unwrap_or_else(|error| panic!("{span}: {error}")) * unit
 }
 
 impl Drop for Prometheus {

@@ -31,9 +31,7 @@ impl Asked {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary::tracer());
-        command.args(args).arg("--socket").arg(&self.socket).stdin(Stdio::null());
-        command
+        self.daemon.asking(args)
     }
 
     /// What a subcommand says.
@@ -44,8 +42,7 @@ impl Asked {
     /// What it says with `--json`.
     #[track_caller]
     fn json(&self, args: &[&str]) -> Value {
-        let output = self.ask(&[args, &["--json"]].concat());
-        parsed(&output)
+        self.daemon.asked(args)
     }
 
     /// The processes of an agent.

@@ -30,7 +30,7 @@ struct Long {
     alone: &'static str,
 }
 
-const LONG: [Long; 4] = [
+const LONG: [Long; 5] = [
     Long {
         what: "a tenth of a day of an agent node through the core",
         variable: "TRACER_TEST_DAY",
@@ -42,6 +42,12 @@ const LONG: [Long; 4] = [
         variable: "TRACER_TEST_KILLS",
         value: "50",
         alone: "--test daemon",
+    },
+    Long {
+        what: "the outage with as many processes as there were",
+        variable: "TRACER_TEST_OUTAGE",
+        value: "31000",
+        alone: "--test outage",
     },
     Long {
         what: "1,000 random process trees against the ground truth",

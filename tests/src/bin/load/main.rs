@@ -7,7 +7,6 @@
 //! waits for a line on standard input, and after its work it stays until standard input ends: what
 //! is to be measured begins and ends there. `scan` is no load but the poorest of tracer's peers.
 
-mod children;
 mod leaks;
 mod leftover;
 mod loops;
@@ -17,6 +16,7 @@ use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tracer_tests::sleepers::Sleepers;
 
 fn main() {
     let mut words = std::env::args().skip(1).peekable();
@@ -35,7 +35,7 @@ fn main() {
         ["spawn", count] => loops::spawn(number(count)),
         ["both", count] => loops::on_every_cpu(number(count)),
         ["children", count] => {
-            let children = children::Children::fork(number(count));
+            let children = Sleepers::fork(number(count));
             let told = json!({ "processes": number(count) });
             if gated {
                 held = Some(children);

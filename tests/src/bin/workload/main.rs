@@ -11,6 +11,7 @@ mod doomed;
 mod grove;
 mod hostile;
 mod namespaces;
+mod outage;
 mod rails;
 mod signals;
 mod silent;
@@ -61,6 +62,7 @@ fn main() {
         "orphan" => survivors::orphan,
         "orphans-die-reaped" => namespaces::orphans_die_reaped,
         "parallel-calls" => calls::parallel_calls,
+        "outage" => outage::outage,
         "outlives-briefly" => survivors::outlives_briefly,
         "pid-again" => hostile::pid_again,
         "pid-goes-to-a-kept-one" => rails::pid_goes_to_a_kept_one,

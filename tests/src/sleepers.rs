@@ -1,4 +1,4 @@
-//! Many children alive at once.
+//! Many processes alive at once.
 //!
 //! They share the memory of their parent, as a vfork'd child does. Copies would share every page
 //! with thousands of others instead, and the kernel would spend minutes on the lists that say who
@@ -7,14 +7,14 @@
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsRawFd as _, IntoRawFd as _};
 
-use tracer_tests::sys;
+use crate::sys;
 
 /// Bytes of a child's stack, for two system calls.
 const STACK: usize = 16 << 10;
 
 /// Children that sleep until told, or until their parent is gone.
 #[derive(Debug)]
-pub(crate) struct Children {
+pub struct Sleepers {
     /// They live while somebody holds this.
     life: PipeWriter,
     pids: Vec<sys::Pid>,
@@ -22,8 +22,10 @@ pub(crate) struct Children {
     _stacks: Vec<u8>,
 }
 
-impl Children {
-    pub(crate) fn fork(count: usize) -> Self {
+impl Sleepers {
+    /// Forks so many.
+    #[must_use]
+    pub fn fork(count: usize) -> Self {
         let (end, life) = io::pipe().expect("pipe");
         // Never freed: nobody knows when the last child has read it.
         let ends: *mut [i32; 2] = Box::leak(Box::new([end.into_raw_fd(), life.as_raw_fd()]));
@@ -34,7 +36,7 @@ impl Children {
 
     /// Ends and reaps them all, each by its pid: a wait for any child looks at every one of them
     /// each time that one ends, which is minutes of kernel time for some ten thousand.
-    pub(crate) fn end(self) {
+    pub fn end(self) {
         drop(self.life);
         for pid in self.pids {
             sys::wait_for(pid);
