@@ -30,7 +30,7 @@ struct Long {
     alone: &'static str,
 }
 
-const LONG: [Long; 5] = [
+const LONG: [Long; 6] = [
     Long {
         what: "a tenth of a day of an agent node through the core",
         variable: "TRACER_TEST_DAY",
@@ -48,6 +48,12 @@ const LONG: [Long; 5] = [
         variable: "TRACER_TEST_OUTAGE",
         value: "31000",
         alone: "--test outage",
+    },
+    Long {
+        what: "10,000 hostile clients of each of the daemon's sockets",
+        variable: "TRACER_TEST_CLIENTS",
+        value: "10000",
+        alone: "--test attack",
     },
     Long {
         what: "1,000 random process trees against the ground truth",

@@ -6,6 +6,7 @@
 //! holds it.
 
 mod args;
+mod attack;
 mod calls;
 mod doomed;
 mod grove;
@@ -30,6 +31,7 @@ fn main() {
     let args = Args::from_environment();
     let run = match args.name() {
         "answers-no-reads" => silent::answers_no_reads,
+        "attack" => attack::attack,
         "await" => simple::wait,
         "babbles" => calls::babbles,
         "bomb" => doomed::bomb,
