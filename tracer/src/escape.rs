@@ -27,6 +27,23 @@ pub fn lossless(bytes: &[u8]) -> String {
     out
 }
 
+/// [`lossless`] for text that is kept as it is and may be shown on a terminal: whatever [`is_hostile`]
+/// becomes bytes too. It is undone likewise.
+#[must_use]
+pub fn lossless_line(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for c in lossless(bytes).chars() {
+        if is_hostile(c) {
+            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                Unit::Byte(byte).push_to(&mut out);
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// Escapes in ready JSON, as `\uNNNN`, whatever [`is_hostile`]: it may be shown on a terminal. Only
 /// strings can hold such characters, and a parser gets the same strings. Newlines stay, which only
 /// ever stand between values.
@@ -262,6 +279,13 @@ mod tests {
     }
 
     #[test]
+    fn lossless_line_leaves_nothing_to_interpret() {
+        let text = "naïve\n\u{202e}\u{1b}[31m".as_bytes();
+        assert_eq!(lossless_line(text), "naïve\\x0a\\xe2\\x80\\xae\\x1b[31m");
+        assert_eq!(lossless_line(b"a\xffb C:\\new \\x41"), "a\\xffb C:\\new \\x5cx41");
+    }
+
+    #[test]
     fn terminal_leaves_nothing_to_interpret() {
         assert_eq!(terminal(b"\x1b[31mred\x07\x7f"), "\\x1b[31mred\\x07\\x7f");
         assert_eq!(terminal(b"a\nb\tc\rd"), "a\\nb\\tc\\rd");
@@ -336,7 +360,10 @@ mod tests {
     proptest! {
         #[test]
         fn lossless_can_be_undone(bytes: Vec<u8>) {
-            prop_assert_eq!(unescape(&lossless(&bytes)), bytes);
+            prop_assert_eq!(unescape(&lossless(&bytes)), &bytes[..]);
+            let line = lossless_line(&bytes);
+            prop_assert!(!line.chars().any(is_hostile));
+            prop_assert_eq!(unescape(&line), bytes);
         }
 
         #[test]

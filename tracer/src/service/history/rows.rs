@@ -9,7 +9,7 @@ use super::{
     schema::{FINDINGS, INVOCATIONS},
 };
 use crate::{
-    escape::{json_text, lossless},
+    escape::{json_text, lossless, lossless_line, terminal},
     lineage::{
         Action, Agent, Attribution, Finding, FindingState, Invocation, Nanos, Parent, Process,
     },
@@ -72,8 +72,8 @@ fn put_invocation(
         ":invocation": id,
         ":parent": parent,
         ":agent": agent.and_then(|agent| agent.name.as_deref()),
-        ":version": agent.and_then(|agent| agent.version.as_deref()).map(lossless),
-        ":session": agent.and_then(|agent| agent.session_id.as_deref()).map(lossless),
+        ":version": agent.and_then(|agent| agent.version.as_deref()).map(lossless_line),
+        ":session": agent.and_then(|agent| agent.session_id.as_deref()).map(lossless_line),
         ":root_pid": root.pids.shown(),
         ":uid": None::<u32>,
         ":started_at": told.unix(*started_at),
@@ -128,7 +128,7 @@ fn put_finding(
     let receipt = action.as_ref().map(|Action { receipt, exit: _, reaped: _ }| receipt);
     let listening = resources.as_ref().map(|resources| resources.listening.as_slice());
     let agent_of = |agent: &Agent| agent.invocation.clone();
-    let summary_of = |call: &Attribution| call.summary.as_deref().map(lossless);
+    let summary_of = |call: &Attribution| call.summary.as_deref().map(lossless_line);
     let mut row = connection.prepare_cached(&FINDINGS.put())?;
     row.execute(named_params! {
         ":boot_id": boot_id,
@@ -151,11 +151,11 @@ fn put_finding(
         ":uid": None::<u32>,
         ":local_pid": pids.local,
         ":parent_pid": parent.as_ref().map(|Parent { pid, .. }| *pid),
-        ":parent_name": parent.as_ref().map(|Parent { name, .. }| lossless(name)),
+        ":parent_name": parent.as_ref().map(|Parent { name, .. }| lossless_line(name)),
         ":agent": agent.as_ref().and_then(|agent| agent.name.as_deref()),
         ":agent_invocation": agent.as_ref().map(agent_of),
-        ":tool_call": call.and_then(|call| call.id.as_deref()),
-        ":tool": call.and_then(|call| call.name.as_deref()),
+        ":tool_call": call.and_then(|call| call.id.as_deref()).map(shown),
+        ":tool": call.and_then(|call| call.name.as_deref()).map(shown),
         ":confidence": call.map(|call| call.confidence.as_str()),
         ":source": entry["tool_call"]["source"].as_str(),
         ":cause": cause.code.as_str(),
@@ -163,9 +163,9 @@ fn put_finding(
         ":remedy": receipt.map(|receipt| receipt.remedy.as_str()),
         ":result": receipt.map(|receipt| receipt.result.as_str()),
         ":dry_run": receipt.map(|receipt| receipt.dry_run),
-        ":kept_by": kept_by,
-        ":name": lossless(name),
-        ":exe": exe.as_deref().map(lossless),
+        ":kept_by": kept_by.as_deref().map(shown),
+        ":name": lossless_line(name),
+        ":exe": exe.as_deref().map(lossless_line),
         ":tool_summary": call.and_then(summary_of),
         ":cause_text": cause.text,
         ":cause_hint": cause.hint,
@@ -280,6 +280,11 @@ fn value(entry: &impl Serialize) -> Value {
 /// JSON as the contracts have it.
 fn text(value: &Value) -> String {
     json_text(&value.to_string())
+}
+
+/// What an agent said, or who keeps something: as people are told.
+fn shown(text: &str) -> String {
+    terminal(text.as_bytes())
 }
 
 /// A list of what a process chose, as JSON.

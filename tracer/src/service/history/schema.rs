@@ -4,8 +4,9 @@
 //! only ever go forward: one that is out in the world is never edited, the next is added.
 //!
 //! Columns that end in `_at` are ns since the epoch, those that end in `_boot` ns of
-//! `CLOCK_BOOTTIME`. What a process chose is text in the lossless form of [`crate::escape`]; lists
-//! and objects are JSON, as in the contracts.
+//! `CLOCK_BOOTTIME`. What a process chose is text in the lossless form of [`crate::escape`] that
+//! terminals may be shown, since people read tables with tools of their own; lists and objects are
+//! JSON, as in the contracts.
 
 use rusqlite::Connection;
 
