@@ -143,7 +143,7 @@ impl Daemon {
     pub fn command(&self) -> Command {
         let mut command = Command::new(binary::tracer());
         command.arg("daemon").arg("--config").arg(self.path("tracer.toml"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).env("TRACER_LOG", "info");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).env_remove("TRACER_LOG");
         command
     }
 

@@ -24,6 +24,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod daemon;
 pub mod deploy;
+pub mod escaped;
 pub mod facts;
 pub mod finished;
 pub mod frozen;

@@ -1,34 +1,17 @@
 //! Hostile hosts and programs: reused pids, names and arguments made to deceive.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use tracer_tests::escaped::{
+    HOSTILE_NAME, all_unescaped, assert_harmless, hostile_arguments, unescaped,
+};
 use tracer_tests::{Finished, Run, binary, finished, proc, skip, sys};
 
 const LONG: Duration = Duration::from_millis(700);
-
-/// Arguments that try every sink.
-fn hostile_arguments() -> Vec<OsString> {
-    let all: [&[u8]; 10] = [
-        b"invalid \xff\xfe\xc3 UTF-8",
-        b"newline\ncarriage\rreturn\ttab\x08\x7f",
-        b"\x1b[31mred\x1b[0m \x1b]0;title\x07 \xc2\x9b31m",
-        "right \u{202e}ot tfel \u{2066}\u{200b}".as_bytes(),
-        b"]]></failure><script>alert(1)</script>&amp;<!--",
-        b"| table | `code` **bold** [link](http://example.com) ```",
-        b"\n::error::injected\n::stop-commands::x",
-        b"\\xff \\x5c \\n a backslash of its own",
-        b"",
-        b"'quoted' \"twice\" $(substituted) %0A::error::encoded",
-    ];
-    all.iter().map(|bytes| OsString::from_vec(bytes.to_vec())).collect()
-}
-
-const HOSTILE_NAME: &[u8] = b"\x1b[2Jevil\xff|`<\n::x";
 
 /// Leaves a program of this name with these arguments behind.
 fn leave(name: &[u8], arguments: &[OsString]) -> (Finished, OsString) {
@@ -46,35 +29,6 @@ fn leave(name: &[u8], arguments: &[OsString]) -> (Finished, OsString) {
     (finished, program.into())
 }
 
-/// Undoes the escape of the JSON report: `\xNN` is a byte.
-fn unescaped(text: &Value) -> Vec<u8> {
-    let mut rest = text.as_str().expect("a text");
-    let mut bytes = Vec::new();
-    while let Some(at) = rest.find("\\x") {
-        bytes.extend_from_slice(&rest.as_bytes()[..at]);
-        bytes.push(u8::from_str_radix(&rest[at + 2..at + 4], 16).expect("two hex digits"));
-        rest = &rest[at + 4..];
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    bytes
-}
-
-/// Nothing that a terminal or a reader of text is fooled by, other than line ends.
-#[track_caller]
-fn assert_harmless(what: &str, text: &[u8]) {
-    let text = std::str::from_utf8(text).unwrap_or_else(|error| panic!("{what}: {error}"));
-    let bad = |c: &char| {
-        (c.is_control() && *c != '\n')
-            || matches!(*c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let found: Vec<_> = text.chars().filter(bad).collect();
-    assert!(found.is_empty(), "{what} holds {found:?}:\n{text:?}");
-    for line in text.lines().filter(|line| line.starts_with("::")) {
-        let own = ["::error title=tracer", "::warning title=tracer"];
-        assert!(own.iter().any(|start| line.starts_with(start)), "{what}: {line}");
-    }
-}
-
 #[track_caller]
 fn assert_well_formed_xml(path: &Path) {
     let script = "import sys, xml.dom.minidom as d; d.parse(sys.argv[1])";
@@ -89,8 +43,7 @@ fn hostile_arguments_are_lossless_for_machines_and_harmless_for_people() {
     let arguments = hostile_arguments();
     let (finished, program) = leave(HOSTILE_NAME, &arguments);
     let finding = finished.only_finding("survivor", finished.fact("sleeper").pid);
-    let told: Vec<_> =
-        finding.process()["args"].as_array().unwrap().iter().map(unescaped).collect();
+    let told = all_unescaped(&finding.process()["args"]);
     let mut wanted = vec![program.as_bytes().to_vec(), b"sleep".to_vec()];
     wanted.extend(arguments.iter().map(|argument| argument.as_bytes().to_vec()));
     assert_eq!(told, wanted);
