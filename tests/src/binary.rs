@@ -26,6 +26,13 @@ pub fn workload() -> &'static Path {
     WORKLOAD.get_or_init(|| profile_dir().join("workload"))
 }
 
+/// The binary of loads, built likewise.
+#[must_use]
+pub fn load() -> &'static Path {
+    static LOAD: OnceLock<PathBuf> = OnceLock::new();
+    LOAD.get_or_init(|| profile_dir().join("load"))
+}
+
 /// The binary that plays plans ([`crate::truth`]), built likewise.
 #[must_use]
 pub fn lives() -> &'static Path {

@@ -18,6 +18,7 @@ use crate::sys::{self, Pid};
 /// A daemon, or the place for one.
 #[derive(Debug)]
 pub struct Daemon {
+    program: PathBuf,
     folder: TempDir,
     pins: PathBuf,
     ring_bytes: u32,
@@ -35,14 +36,20 @@ impl Daemon {
     /// `events.jsonl`, no metrics unless they are in it, short times.
     #[must_use]
     pub fn configured(more: &str) -> Self {
+        Self::of(binary::tracer(), more)
+    }
+
+    /// The same of another tracer than the one under test.
+    #[must_use]
+    pub fn of(program: &Path, more: &str) -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         remove_left_behind();
         let folder =
             tempfile::tempdir().unwrap_or_else(|error| panic!("temporary folder: {error}"));
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let name = format!("tracer-test-{}-{number}", std::process::id());
-        let pins = Path::new("/sys/fs/bpf").join(name);
-        let daemon = Self { pins, folder, ring_bytes: 8 << 20, running: None };
+        let (program, pins) = (program.to_owned(), Path::new("/sys/fs/bpf").join(name));
+        let daemon = Self { program, folder, pins, ring_bytes: 8 << 20, running: None };
         daemon.write_config(more);
         daemon
     }
@@ -141,7 +148,7 @@ impl Daemon {
     /// `tracer daemon --config`, not started.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary::tracer());
+        let mut command = Command::new(&self.program);
         command.arg("daemon").arg("--config").arg(self.path("tracer.toml"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).env_remove("TRACER_LOG");
         command
@@ -150,7 +157,7 @@ impl Daemon {
     /// A subcommand that asks it.
     #[must_use]
     pub fn asking(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(binary::tracer());
+        let mut command = Command::new(&self.program);
         command.args(args).arg("--socket").arg(self.path("tracer.sock")).stdin(Stdio::null());
         command
     }

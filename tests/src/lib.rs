@@ -39,6 +39,7 @@ pub mod scrape;
 pub mod silent;
 mod skip;
 pub mod sleepers;
+pub mod soak;
 pub mod storm;
 mod stream;
 pub mod sys;

@@ -15,6 +15,8 @@
 mod news;
 mod run;
 mod story;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -127,9 +129,9 @@ impl Node {
     /// Takes in what the kernel told. `run` is what a fork's record says of its child's.
     pub fn handle(&mut self, event: Event<'_>, run: Option<RunId>) {
         match event {
-            Event::Fork { child, pids, .. } => {
+            Event::Fork { at, child, pids, .. } => {
                 let Some(run) = run.filter(|run| self.runs.contains_key(run)) else { return };
-                self.enter(run, child, pids);
+                self.enter(at, run, child, pids);
                 self.give(run, event);
             }
             Event::Exec { process, .. } => match self.whose.get(&process) {
@@ -241,7 +243,7 @@ impl Node {
         lineage.tell_findings(MOST_CLOSED);
         // The dead that were reaped too: a record of what one executed may be behind in the ring.
         for process in &processes {
-            self.enter(run, process.id, process.pids);
+            self.enter(at, run, process.id, process.pids);
         }
         let reaped = processes.iter().filter(|process| process.reaped).map(|process| process.id);
         let reaped = reaped.collect();
@@ -293,7 +295,7 @@ impl Node {
                 continue;
             }
             if !process.reaped {
-                self.enter(run, process.id, process.pids);
+                self.enter(at, run, process.id, process.pids);
                 present.insert(process.id);
             }
             by_run.entry(run).or_default().push(process);
@@ -315,10 +317,24 @@ impl Node {
         }
     }
 
-    fn enter(&mut self, run: RunId, id: ProcessId, pids: Pids) {
+    /// A process of a run is there, as was known at `at`.
+    fn enter(&mut self, at: Nanos, run: RunId, id: ProcessId, pids: Pids) {
         let local = pids.local.unwrap_or(0);
+        let before = self.by_local.get(&local).copied().filter(|(before, _)| *before != id);
+        // Old news, read before the pid came round.
+        if before.is_some_and(|(before, _)| before.start > id.start) {
+            return;
+        }
+        if let Some((before, its)) = before {
+            // A pid comes round only once its last owner was reaped, and where both are freed out of
+            // order the kernel side tells of the later one only.
+            self.leave(before);
+            if its != run {
+                self.give(its, Event::Reaped { at, process: before, by: None, gone: true });
+            }
+        }
         self.whose.insert(id, Whose { run, local });
-        if local != 0 && self.by_local.get(&local).is_none_or(|(last, _)| last.start <= id.start) {
+        if local != 0 {
             self.by_local.insert(local, (id, run));
         }
     }

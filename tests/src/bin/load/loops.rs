@@ -3,7 +3,9 @@
 use std::ffi::CString;
 use std::process::Command;
 use std::ptr;
+use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tracer_tests::sys;
@@ -11,19 +13,32 @@ use tracer_tests::sys;
 /// A process that shares memory with its parent, who sleeps until it is gone: what `vfork(2)`
 /// makes. (Rust cannot call vfork itself, which returns twice into one stack frame.)
 pub(crate) fn vfork(count: usize) -> Value {
-    extern "C" fn end_at_once(_: *mut libc::c_void) -> i32 {
-        sys::exit_now(0)
-    }
-    let mut stack = vec![0_u8; 64 << 10];
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let mut stack = Stack::new();
     for _ in 0..count {
-        let top = stack.as_mut_ptr_range().end;
+        stack.vfork();
+    }
+    json!({ "processes": count })
+}
+
+/// What a vfork'd child runs on.
+struct Stack(Vec<u8>);
+
+impl Stack {
+    fn new() -> Self {
+        Self(vec![0_u8; 64 << 10])
+    }
+
+    fn vfork(&mut self) {
+        extern "C" fn end_at_once(_: *mut libc::c_void) -> i32 {
+            sys::exit_now(0)
+        }
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let top = self.0.as_mut_ptr_range().end;
         // SAFETY: the child runs on a stack of its own, aligned by clone, that lives on; this
         // thread sleeps meanwhile, and the child touches nothing of ours.
         let pid = unsafe { libc::clone(end_at_once, top.cast(), flags, ptr::null_mut()) };
         sys::wait_for(made("clone", pid));
     }
-    json!({ "processes": count })
 }
 
 /// A process with a copy of memory.
@@ -65,6 +80,23 @@ pub(crate) fn on_every_cpu(count: usize) -> Value {
     let workers: Vec<_> = (0..cpus).map(|_| fork_one(|| drop(vfork(count)))).collect();
     workers.into_iter().for_each(|worker| assert_eq!(sys::wait_for(worker), 0, "worker's status"));
     json!({ "processes": cpus * count + cpus, "cpus": cpus })
+}
+
+/// The same for so long.
+pub(crate) fn on_every_cpu_for(span: Duration) -> Value {
+    let end = Instant::now() + span;
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let made = sys::shared_number();
+    let worker = || {
+        let mut stack = Stack::new();
+        while Instant::now() < end {
+            stack.vfork();
+            made.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let workers: Vec<_> = (0..cpus).map(|_| fork_one(worker)).collect();
+    workers.into_iter().for_each(|worker| assert_eq!(sys::wait_for(worker), 0, "worker's status"));
+    json!({ "processes": made.load(Ordering::Relaxed), "cpus": cpus })
 }
 
 /// Any program, with its output out of the way.

@@ -34,6 +34,7 @@ fn main() {
         ["fork", count] => loops::fork(number(count)),
         ["spawn", count] => loops::spawn(number(count)),
         ["both", count] => loops::on_every_cpu(number(count)),
+        ["both-for", span] => loops::on_every_cpu_for(millis(span)),
         ["children", count] => {
             let children = Sleepers::fork(number(count));
             let told = json!({ "processes": number(count) });

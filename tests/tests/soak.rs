@@ -1,0 +1,109 @@
+//! The daemon under the machine's full fork rate, with thousands of an agent's processes asleep.
+//!
+//! By default some seconds with 2,000; `TRACER_TEST_SOAK=10`: so many minutes with 20,000. The
+//! figures are printed (`-- --nocapture`); a clock decides nothing here.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tracer_tests::daemon::Daemon;
+use tracer_tests::soak::{Soak, Soaked};
+use tracer_tests::{Run, Running, binary, sys};
+
+/// KiB.
+const MEBIBYTE: u64 = 1024;
+
+fn minutes() -> Option<u64> {
+    let asked = std::env::var("TRACER_TEST_SOAK").ok();
+    asked.map(|text| text.parse().expect("a number of minutes"))
+}
+
+/// What leaks while everything forks: a parent with zombies, and a survivor. One after the other.
+#[derive(Default)]
+struct Leaks {
+    number: usize,
+    found: usize,
+}
+
+impl Leaks {
+    fn agent(&self, workload: &[&str]) -> Running {
+        let name = format!("soak-leak-{}", self.number);
+        Run::workload(workload.iter().copied()).alone().env("TRACER_AGENT", name).start()
+    }
+
+    /// Leaks once, and finds it.
+    fn leak(&mut self, daemon: &Daemon) {
+        self.number += 1;
+        let zombies = self.agent(&["never-waits", "children=3"]);
+        let leaving = self.agent(&["double-fork"]);
+        let survivor = leaving.fact("daemon").pid;
+        let parent = zombies.fact("parent");
+        for pid in parent.pids_of("children") {
+            let pid = sys::Pid::try_from(pid).expect("a pid");
+            let told = daemon.finding(pid, "zombie", "opened");
+            assert_eq!(told["finding"]["parent"]["pid"], parent.pid);
+        }
+        daemon.finding(survivor, "survivor", "opened");
+        zombies.release("standing");
+        drop(zombies.finish());
+        let left = leaving.finish();
+        sys::kill(survivor, libc::SIGKILL);
+        drop(left);
+        self.found += 1;
+    }
+}
+
+fn say(soaked: &Soaked, tracer: &Path, leaks: &Leaks) {
+    let mib = |kib: u64| format!("{}.{} MiB", kib / MEBIBYTE, kib % MEBIBYTE * 10 / MEBIBYTE);
+    let mut scrapes = soaked.scrapes.clone();
+    scrapes.sort_unstable();
+    println!("{}", tracer.display());
+    println!("forked {} in {:.1?}, {} records", soaked.forked, soaked.elapsed, soaked.events);
+    println!("lost {}, updates failed {}", soaked.dropped, soaked.failed);
+    println!("CPU {:.1?}, {:.3} s a million", soaked.cpu, soaked.cpu_seconds_per_million());
+    println!(
+        "resident: idle {}, with sleepers {}, most {}, after {}",
+        mib(soaked.idle.resident),
+        mib(soaked.with_sleepers.resident),
+        mib(soaked.most_resident()),
+        mib(soaked.after.resident)
+    );
+    let steps = soaked.during.chunks((soaked.during.len() / 30).max(1));
+    let steps: Vec<_> = steps.filter_map(|step| step.first()).map(|m| mib(m.anonymous)).collect();
+    println!("heap and stacks in the course of time: {}", steps.join(", "));
+    println!(
+        "{} scrapes: median {:.1?}, slowest {:.1?}",
+        scrapes.len(),
+        scrapes[scrapes.len() / 2],
+        soaked.slowest_scrape()
+    );
+    println!("leaks found: {} of {}", leaks.found, leaks.number);
+}
+
+#[test]
+fn nothing_is_lost_at_full_fork_rate_and_memory_stays_flat() {
+    let (sleepers, span) = match minutes() {
+        Some(minutes) => (20_000, Duration::from_secs(60 * minutes)),
+        None => (2_000, Duration::from_secs(6)),
+    };
+    let tracer = binary::tracer();
+    let soak = Soak { tracer, load: binary::load(), sleepers, span };
+    let mut leaks = Leaks::default();
+    let mut due = Instant::now();
+    let soaked = soak.run(|daemon| {
+        if due <= Instant::now() {
+            leaks.leak(daemon);
+            // Most of the time is for the load.
+            due = Instant::now() + span / 40;
+        }
+    });
+    say(&soaked, tracer, &leaks);
+    assert!(leaks.number > 0 && leaks.found == leaks.number);
+    // That each began and ended was told.
+    assert!(soaked.events >= 2 * soaked.forked, "{} of {}", soaked.events, soaked.forked);
+    assert_eq!((soaked.dropped, soaked.failed), (0, 0));
+    // Flat, however many came: what is kept of a run does not grow with what has come and gone.
+    let grown = soaked.after.resident.saturating_sub(soaked.with_sleepers.resident);
+    assert!(grown < 8 * MEBIBYTE, "grown by {grown} KiB");
+    assert!(soaked.most_resident() < 60 * MEBIBYTE, "{} KiB", soaked.most_resident());
+}

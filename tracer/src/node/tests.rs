@@ -1,0 +1,103 @@
+//! What a node keeps of processes whose end is told late, or never.
+
+use super::*;
+
+const INIT: ProcessId = ProcessId { pid: 1, start: 1 };
+const AGENT: &[u8] = b"/usr/bin/claude";
+
+fn pids(id: ProcessId) -> Pids {
+    Pids { host: id.pid, local: Some(id.pid), namespace: id.pid, level: 0 }
+}
+
+/// A node with an agent's run of this root.
+fn begin(node: &mut Node, root: ProcessId) -> RunId {
+    let at = Nanos(root.start);
+    let exec = Event::Exec {
+        at,
+        process: root,
+        exe: AGENT,
+        args: b"claude\0",
+        truncated: false,
+        markers: b"",
+        markers_truncated: false,
+    };
+    node.handle(exec, None);
+    let (run, agent) = node.poll_agent().expect("an agent");
+    let root = RecoveredProcess::forked(root, INIT, INIT, pids(root));
+    let root = RecoveredProcess { root: true, exec_at: Some(at), ..root };
+    let adoption =
+        Adoption { at, processes: vec![root], programs: vec![agent], ..Adoption::default() };
+    node.adopted(run, adoption);
+    run
+}
+
+fn fork(node: &mut Node, run: RunId, parent: ProcessId, child: ProcessId) {
+    let fork = Event::Fork {
+        at: Nanos(child.start),
+        child,
+        forker: parent,
+        parent,
+        pids: pids(child),
+        cgroup: None,
+        thread: None,
+        root: false,
+    };
+    node.handle(fork, Some(run));
+}
+
+fn exit(node: &mut Node, parent: ProcessId, process: ProcessId) {
+    let at = Nanos(process.start + 1);
+    let exit = Event::Exit { at, process, status: 0, parent, children_uncounted: false };
+    node.handle(exit, None);
+}
+
+fn node() -> Node {
+    Node::new(Config::default(), Rules::built_in())
+}
+
+#[test]
+fn last_owner_of_a_pid_that_comes_round_is_known_no_more() {
+    let mut node = node();
+    let root = ProcessId { pid: 100, start: 10 };
+    let run = begin(&mut node, root);
+    for start in 20..5_000 {
+        let child = ProcessId { pid: 200, start };
+        fork(&mut node, run, root, child);
+        exit(&mut node, root, child);
+    }
+    assert_eq!(node.whose.len(), 2);
+    assert_eq!(node.run_of(ProcessId { pid: 200, start: 4_998 }), None);
+    assert_eq!(node.run_of(ProcessId { pid: 200, start: 4_999 }), Some(run));
+}
+
+#[test]
+fn last_owner_of_a_pid_that_comes_round_in_another_run_is_gone_from_its_own() {
+    let mut node = node();
+    let [one, other] = [100, 101].map(|pid| ProcessId { pid, start: 10 });
+    let runs = [one, other].map(|root| begin(&mut node, root));
+    let child = ProcessId { pid: 200, start: 20 };
+    fork(&mut node, runs[0], one, child);
+    exit(&mut node, one, child);
+    let there = |node: &Node, run| node.lineage(run).map_or(0, |known| known.present().len());
+    assert_eq!(there(&node, runs[0]), 2);
+    let heir = ProcessId { pid: 200, start: 30 };
+    fork(&mut node, runs[1], other, heir);
+    assert_eq!((there(&node, runs[0]), there(&node, runs[1])), (1, 2));
+    assert_eq!((node.run_of(child), node.run_of(heir)), (None, Some(runs[1])));
+    // Late news of the first change nothing about the second.
+    let late = Event::Reaped { at: Nanos(31), process: child, by: None, gone: true };
+    node.handle(late, None);
+    assert_eq!(node.run_of_pid(200), Some((heir, runs[1])));
+}
+
+#[test]
+fn old_news_of_a_pid_do_not_displace_its_owner() {
+    let mut node = node();
+    let root = ProcessId { pid: 100, start: 10 };
+    let run = begin(&mut node, root);
+    let [child, heir] = [20, 30].map(|start| ProcessId { pid: 200, start });
+    fork(&mut node, run, root, heir);
+    fork(&mut node, run, root, child);
+    assert_eq!(node.run_of_pid(200), Some((heir, run)));
+    assert_eq!((node.run_of(child), node.run_of(heir)), (None, Some(run)));
+}
