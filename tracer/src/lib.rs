@@ -16,6 +16,7 @@ pub mod cli;
 pub mod container;
 pub mod driver;
 pub mod escape;
+mod heap;
 pub mod kernel;
 pub mod lineage;
 pub mod node;

@@ -41,6 +41,7 @@ use super::{
     run_times::LoadedProgram,
 };
 use crate::{
+    heap,
     lineage::{Lot, ProcessId},
     procfs::kernel_version,
 };
@@ -299,7 +300,7 @@ impl Probes {
         let (mut probes, btf) = Self::load(options, None)?;
         probes.attach_all(&btf, options)?;
         drop(btf);
-        return_memory();
+        heap::give_back();
         Ok(probes)
     }
 
@@ -327,7 +328,7 @@ impl Probes {
                     probes.open_misses()?;
                     probes.attached = true;
                     drop(btf);
-                    return_memory();
+                    heap::give_back();
                     return Ok((probes, Inheritance::TakenOver));
                 }
                 reason => reason,
@@ -341,7 +342,7 @@ impl Probes {
             pins.complete()?;
         }
         drop(btf);
-        return_memory();
+        heap::give_back();
         Ok((probes, unfit.map_or(Inheritance::None, Inheritance::Replaced)))
     }
 
@@ -914,15 +915,6 @@ fn bytes_of(words: &[u64]) -> &[u8] {
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
     ebpf.take_map(name).ok_or(LoadError::Missing(name))
-}
-
-/// Gives freed memory back to the kernel: reading its types took tens of megabytes, once.
-fn return_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointer; glibc locks what it touches.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// Inode number of the PID namespace that this process's children get and its `kill` speaks.

@@ -24,14 +24,14 @@ use tokio::{
 };
 
 use super::position::Position;
-use crate::{priority, runtime};
+use crate::{heap, priority, runtime};
 
 /// How long records gather between two reads.
 const COALESCE: Duration = Duration::from_millis(10);
 /// A batch is sent when it is this long, bytes.
 const BATCH: usize = 256 << 10;
 /// Most bytes of records that have been read and not been taken.
-const QUEUE: usize = 64 << 20;
+const QUEUE: usize = 16 << 20;
 /// What each record takes in the ring besides itself, and what it is padded to, bytes
 /// (`BPF_RINGBUF_HDR_SZ` of include/uapi/linux/bpf.h).
 const RECORD_HEADER: usize = 8;
@@ -64,6 +64,8 @@ impl Reader {
     /// # Errors
     /// No thread or no epoll instance to be had.
     pub fn start(ring: RingBuf<MapData>, capacity: u32) -> Result<Self, ReaderError> {
+        // Batches are: where one waits for the next, memory would else stay at their most.
+        heap::give_back_what_is_large();
         let (requests, wanted) = unbounded_channel();
         let (queue, batches) = queue(QUEUE);
         let position = Position::of_reader(ring.as_fd()).map_err(ReaderError)?;
