@@ -30,7 +30,7 @@ struct Long {
     alone: &'static str,
 }
 
-const LONG: [Long; 6] = [
+const LONG: [Long; 7] = [
     Long {
         what: "a tenth of a day of an agent node through the core",
         variable: "TRACER_TEST_DAY",
@@ -42,6 +42,12 @@ const LONG: [Long; 6] = [
         variable: "TRACER_TEST_KILLS",
         value: "50",
         alone: "--test daemon",
+    },
+    Long {
+        what: "ten minutes of the daemon at the full fork rate beside 20,000 sleepers",
+        variable: "TRACER_TEST_SOAK",
+        value: "10",
+        alone: "--test soak -- --nocapture",
     },
     Long {
         what: "the outage with as many processes as there were",
