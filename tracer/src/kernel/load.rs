@@ -41,8 +41,8 @@ use super::{
     run_times::LoadedProgram,
 };
 use crate::{
-    heap,
     lineage::{Lot, ProcessId},
+    memory,
     procfs::kernel_version,
 };
 
@@ -300,7 +300,7 @@ impl Probes {
         let (mut probes, btf) = Self::load(options, None)?;
         probes.attach_all(&btf, options)?;
         drop(btf);
-        heap::give_back();
+        memory::give_back();
         Ok(probes)
     }
 
@@ -328,7 +328,7 @@ impl Probes {
                     probes.open_misses()?;
                     probes.attached = true;
                     drop(btf);
-                    heap::give_back();
+                    memory::give_back();
                     return Ok((probes, Inheritance::TakenOver));
                 }
                 reason => reason,
@@ -342,7 +342,7 @@ impl Probes {
             pins.complete()?;
         }
         drop(btf);
-        heap::give_back();
+        memory::give_back();
         Ok((probes, unfit.map_or(Inheritance::None, Inheritance::Replaced)))
     }
 

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::position::Position;
-use crate::{heap, priority, runtime};
+use crate::{memory, priority, runtime};
 
 /// How long records gather between two reads.
 const COALESCE: Duration = Duration::from_millis(10);
@@ -65,7 +65,7 @@ impl Reader {
     /// No thread or no epoll instance to be had.
     pub fn start(ring: RingBuf<MapData>, capacity: u32) -> Result<Self, ReaderError> {
         // Batches are: where one waits for the next, memory would else stay at their most.
-        heap::give_back_what_is_large();
+        memory::give_back_what_is_large();
         let (requests, wanted) = unbounded_channel();
         let (queue, batches) = queue(QUEUE);
         let position = Position::of_reader(ring.as_fd()).map_err(ReaderError)?;

@@ -50,6 +50,7 @@ use crate::{
         ring::{Batch, Reader, ReaderError, Records},
     },
     lineage::{self, Event, Nanos, Rules},
+    memory,
     node::{Node, Output},
     observers::{Answered, Observers, Question},
     priority,
@@ -181,6 +182,8 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
     daemon.take_over(remembered)?;
     daemon.catch_up().await?;
     daemon.look_around()?;
+    let let_go = memory::let_go_of_program();
+    log::debug!("let go of {let_go} bytes of the program");
     log::info!("traces the host");
     daemon.notifier.ready("traces the host");
     if let Some(metrics) = daemon.outlets.metrics() {
