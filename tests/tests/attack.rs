@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -160,6 +161,16 @@ fn descriptors(pid: sys::Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").count()
 }
 
+/// What root gets at the control socket.
+fn asked(socket: &Path, ask: &str) -> String {
+    let mut stream = UnixStream::connect(socket).expect("it listens");
+    let line = format!("{{\"schema\":\"tracer.control/1\",\"ask\":{ask}}}\n");
+    stream.write_all(line.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    answer
+}
+
 #[test]
 fn clients_of_the_control_socket_end_nobody_and_learn_nothing() {
     let scene = Scene::start();
@@ -168,12 +179,19 @@ fn clients_of_the_control_socket_end_nobody_and_learn_nothing() {
         let of_agent = |one: &&Value| one["agent"] == *scene.agent;
         told["processes"].as_array().is_some_and(|all| all.iter().filter(of_agent).count() >= 3)
     };
+    // One that root may carry out: the first of this daemon.
+    let plan = format!(r#"{{"kill":{{"plan":{{"target":{{"process":{}}}}}}}}}"#, scene.server());
+    let planned = asked(&socket, &plan);
+    assert!(planned.contains("\"ends\":1"), "{planned}");
     let heard = scene.attacked("control", &socket.display().to_string(), || {
         // Whoever may know is told all the same.
         let told = scene.daemon.asked(&["ps", "--limit", "50000"]);
         assert!(is_known(&told), "{told}");
     });
     let heard = String::from_utf8_lossy(&heard).into_owned();
+    for part in ["\"ends\"", "\"begun\"", "\"receipts\":["] {
+        assert!(!heard.contains(part), "{part} in {heard}");
+    }
     // They were heard: answered by nothing of others, or refused.
     for part in ["\"tracer.ps/1\"", "\"total\":0", "\"malformed\"", "\"not_permitted\""] {
         assert!(heard.contains(part), "no {part} in {} bytes", heard.len());

@@ -170,9 +170,15 @@ fn control(wanted: &Wanted<'_>) -> Vec<Client> {
         ))),
         Asks(ask(r#"{"events":{"since_seconds":86400}}"#)),
         Stays(ask(r#"{"events":{"follow":true,"since_seconds":86400}}"#)),
-        // There is no such request, and if there were one it would not be theirs.
+        // What root may: to end somebody, by plans of one's own or of others.
+        Asks(ask(&format!(r#"{{"kill":{{"plan":{{"target":{{"process":{victim}}}}}}}}}"#))),
+        Asks(ask(&format!(r#"{{"kill":{{"plan":{{"target":{{"process":{leak}}}}}}}}}"#))),
+        Asks(ask(r#"{"kill":{"act":{"plan":0}}}"#)),
+        Asks(ask(r#"{"kill":{"act":{"plan":1}}}"#)),
+        Asks(ask(r#"{"kill":{"act":{"plan":2}}}"#)),
+        Asks(ask(r#"{"kill":{"show":{"plan":1,"from":0}}}"#)),
+        Asks(ask(r#"{"kill":{"receipts":{"plan":1,"from":0}}}"#)),
         Asks(ask(&format!(r#"{{"kill":{{"process":{victim}}}}}"#))),
-        Asks(ask(&format!(r#"{{"kill_plan":{{"process":{victim}}}}}"#))),
         Asks(
             format!("{{\"v\":1,\"type\":\"kill_plan\",\"request\":1,\"process\":{victim}}}\n")
                 .into_bytes(),
