@@ -29,6 +29,8 @@ pub struct Soak<'p> {
     pub load: &'p Path,
     /// Processes of an agent that sleep.
     pub sleepers: usize,
+    /// How long nothing happens, with and without those that sleep, to see what the daemon takes then.
+    pub rest: Duration,
     /// How long both CPUs fork.
     pub span: Duration,
 }
@@ -38,8 +40,12 @@ pub struct Soak<'p> {
 pub struct Soaked {
     /// Memory before any agent ran.
     pub idle: Memory,
+    /// CPU time of the daemon while nothing happened, and how long that was.
+    pub idle_cpu: (Duration, Duration),
     /// With those that sleep, before the forks.
     pub with_sleepers: Memory,
+    /// CPU time with them while nothing else happened.
+    pub sleepers_cpu: (Duration, Duration),
     /// At each scrape.
     pub during: Vec<Memory>,
     /// Once all forks are taken in.
@@ -89,18 +95,20 @@ impl Soak<'_> {
     /// Soaks it. `each_second` is done after each scrape.
     #[track_caller]
     pub fn run(&self, mut each_second: impl FnMut(&Daemon)) -> Soaked {
-        let Self { tracer, load, sleepers, span } = *self;
+        let Self { tracer, load, sleepers, rest, span } = *self;
         let mut daemon = Daemon::of(tracer, METRICS);
         daemon.start();
         let address = scrape::address(&daemon);
         until_quiet(&address);
         let idle = Memory::of(daemon.pid());
+        let idle_cpu = resting(daemon.pid(), rest);
 
         let mut sleeping = Load::start(load, &["children", &sleepers.to_string()], Some("soak"));
         sleeping.go();
         let _ready = sleeping.line();
         until_quiet(&address);
         let with_sleepers = Memory::of(daemon.pid());
+        let sleepers_cpu = resting(daemon.pid(), rest);
 
         let millis = span.as_millis().to_string();
         let mut forking = Load::start(load, &["both-for", &millis], Some("soak"));
@@ -123,11 +131,12 @@ impl Soak<'_> {
         let elapsed = Duration::from_nanos(told["elapsed_ns"].as_u64().expect("a time"));
         until_quiet(&address);
         let cpu = cpu_time(daemon.pid()) - cpu;
-        std::thread::sleep(SAMPLED_AFTER);
-        let counted = Counters::read(&address);
+        let counted = Counters::settled(&address);
         let soaked = Soaked {
             idle,
+            idle_cpu,
             with_sleepers,
+            sleepers_cpu,
             during,
             after: Memory::of(daemon.pid()),
             scrapes,
@@ -165,6 +174,14 @@ impl Soaked {
     }
 }
 
+/// What a process takes in so long.
+fn resting(pid: Pid, rest: Duration) -> (Duration, Duration) {
+    let (before, since) = (cpu_time(pid), Instant::now());
+    // The time that is measured.
+    std::thread::sleep(rest);
+    (cpu_time(pid) - before, since.elapsed())
+}
+
 /// What the daemon counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Counters {
@@ -177,6 +194,14 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Once those of the kernel side have been read again.
+    #[must_use]
+    #[track_caller]
+    pub fn settled(address: &str) -> Self {
+        std::thread::sleep(SAMPLED_AFTER);
+        Self::read(address)
+    }
+
     /// As `/metrics` tells them.
     #[must_use]
     #[track_caller]

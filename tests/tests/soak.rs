@@ -100,7 +100,8 @@ fn nothing_is_lost_at_full_fork_rate_and_memory_stays_flat() {
         None => (2_000, Duration::from_secs(6)),
     };
     let tracer = binary::tracer();
-    let soak = Soak { tracer, load: binary::load(), sleepers, span };
+    let rest = Duration::ZERO;
+    let soak = Soak { tracer, load: binary::load(), sleepers, rest, span };
     let mut leaks = Leaks::default();
     let mut due = Instant::now();
     let soaked = soak.run(|daemon| {

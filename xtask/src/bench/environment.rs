@@ -77,7 +77,7 @@ fn costs(variables: [usize; 4], turns: &[[f64; 4]]) -> Option<Vec<ExecCost>> {
 /// What the hook takes for one of `count` programs, ns.
 fn run_ns(programs: &Programs, count: usize, variables: usize) -> Result<f64> {
     let mut session = Session::start(programs, &[], &load(count, variables))?;
-    let ids = hooks::programs_of(&session)?;
+    let ids = hooks::programs_of(session.pid())?;
     let exec = ids.iter().find(|(_, name)| name == EXEC);
     let &(exec, _) = exec.with_context(|| format!("tracer has no program {EXEC}"))?;
     let nanos = || bpf::runs(exec).map(|runs| runs.nanos).context("tracer's program is gone");

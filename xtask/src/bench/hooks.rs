@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tracer_tests::bpf::{self, EmptyProgram, Kind, Runs};
 
 use super::{
@@ -91,9 +92,9 @@ pub(super) fn count_runs() -> Result<OwnedFd> {
         .context("cannot turn on BPF run-time statistics (Linux 5.8 and root have them)")
 }
 
-/// The programs of a session's tracer, by id and name.
-pub(super) fn programs_of(session: &Session<'_>) -> Result<Vec<(u32, String)>> {
-    let pid = i32::try_from(session.pid()).context("a pid")?;
+/// The programs of a tracer, by id and name.
+pub(super) fn programs_of(pid: u32) -> Result<Vec<(u32, String)>> {
+    let pid = i32::try_from(pid).context("a pid")?;
     let ids: Vec<_> = bpf::held_by(pid, Kind::Program)
         .into_iter()
         .filter_map(|id| Some((id, bpf::program_name(id)?)))
@@ -106,19 +107,29 @@ pub(super) fn programs_of(session: &Session<'_>) -> Result<Vec<(u32, String)>> {
 
 fn under(programs: &Programs, load: &Words) -> Result<HookCosts> {
     let mut session = Session::start(programs, &[], load)?;
+    let costs = while_working(session.pid(), load.join(" "), || session.go())?;
+    session.end()?;
+    Ok(costs)
+}
+
+/// The hooks of the tracer of this pid while a load does its work, which tells `processes`.
+pub(super) fn while_working(
+    tracer: u32,
+    load: String,
+    work: impl FnOnce() -> Result<Value>,
+) -> Result<HookCosts> {
     let empty =
         EmptyProgram::attach("sched_process_fork").context("cannot attach an empty program")?;
-    let ids = programs_of(&session)?;
-    let (told, mut looks) = watched(&ids, || session.go())?;
+    let ids = programs_of(tracer)?;
+    let (told, mut looks) = watched(&ids, work)?;
     looks.push(settled(&ids));
     let empty = empty.runs().context("cannot read an empty program's statistics")?;
-    session.end()?;
     let processes = told["processes"].as_u64().context("the load told no processes")?;
     let ran = ids.into_iter().map(|(id, name)| {
         let of = |look: &BTreeMap<u32, Runs>| look.get(&id).copied().unwrap_or_default();
         (name, looks.iter().map(of).collect())
     });
-    costs(load.join(" "), processes, ran, empty)
+    costs(load, processes, ran, empty)
 }
 
 /// Does `work` and looks before it and in every [`WINDOW`] until it is done.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    cleanup, environment,
+    cleanup, environment, node,
     pairs::{Pair, Ratio, Spread, interleave},
     peers,
     programs::Programs,
@@ -27,6 +27,7 @@ pub(crate) struct Sizes {
     pub(crate) live: Vec<usize>,
     pub(crate) idle: Duration,
     pub(crate) cleanup: cleanup::Sizes,
+    pub(crate) node: node::Sizes,
     pub(crate) peers: peers::Sizes,
 }
 
@@ -42,7 +43,7 @@ const SPARE: u64 = 1_000;
 
 impl Sizes {
     /// For figures.
-    pub(crate) fn full(root: &Path) -> Self {
+    pub(crate) fn full(root: &Path, soak: Duration) -> Self {
         Self {
             noise: loops([10_000, 4_000, 2_000, 20_000]),
             loops: with_slow_ones(root, loops([10_000, 4_000, 2_000, 20_000]), 20_000),
@@ -52,6 +53,13 @@ impl Sizes {
             live: vec![0, 10_000, 20_000],
             idle: Duration::from_secs(30),
             cleanup: cleanup::Sizes { rounds: 7, counts: vec![10, 100, 2_000] },
+            node: node::Sizes {
+                hooks: words(&["vfork 50000", "spawn 5000", "both 50000"]),
+                events: words(&["vfork 100000", "both 200000", "spawn 10000"]),
+                sleepers: 20_000,
+                rest: Duration::from_secs(30),
+                span: soak,
+            },
             peers: peers::Sizes {
                 pairs: 0,
                 loads: words(&["vfork 5000", "fork 2000", "spawn 1000", "both 10000"]),
@@ -72,6 +80,13 @@ impl Sizes {
             live: vec![0, 300],
             idle: Duration::from_secs(1),
             cleanup: cleanup::Sizes { rounds: 1, counts: vec![10] },
+            node: node::Sizes {
+                hooks: words(&["vfork 500"]),
+                events: words(&["vfork 500"]),
+                sleepers: 300,
+                rest: Duration::from_secs(1),
+                span: Duration::from_secs(3),
+            },
             peers: peers::Sizes {
                 pairs: 0,
                 loads: words(&["vfork 200", "spawn 20"]),
@@ -83,7 +98,7 @@ impl Sizes {
 
     /// Refuses what this host has no room for, before anything is run.
     pub(crate) fn fitting(self, (room, limit): (u64, String)) -> Result<Self> {
-        let most = self.live.iter().max().copied().unwrap_or(0);
+        let most = self.live.iter().copied().max().unwrap_or(0).max(self.node.sleepers);
         if room < u64::try_from(most)? + SPARE {
             bail!(
                 "{most} live processes and {SPARE} to spare do not fit: {limit} leaves room for \

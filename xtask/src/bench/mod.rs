@@ -2,7 +2,7 @@
 //!
 //! - `pairs`: interleaved runs with and without, ratios, spreads; `loads`: what is run.
 //! - `hooks` and `environment` (BPF run-time statistics), `consumption` (CPU, memory, idle), `latency`, `peers`,
-//!   `cleanup`, `core` (the sans-IO core alone).
+//!   `cleanup`, `core` (the sans-IO core alone), `node` (the daemon).
 //! - `results`: all figures, as JSON; `page`: the same for people.
 //!
 //! Nothing here is a test: no figure fails a bench, only what cannot be measured.
@@ -17,6 +17,7 @@ mod hooks;
 mod latency;
 mod loads;
 mod machine;
+mod node;
 mod page;
 mod pairs;
 mod peers;
@@ -28,7 +29,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -57,6 +58,9 @@ pub(crate) struct BenchOptions {
     /// Pairs of runs, with and without
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PAIRS, value_parser = at_least_one)]
     pairs: usize,
+    /// How long the daemon is soaked, in minutes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    minutes: u64,
     /// Only try that everything can be measured: tiny loads, a debug build, figures that mean nothing
     #[arg(long)]
     quick: bool,
@@ -104,6 +108,8 @@ enum Section {
     Cleanup,
     /// The core alone, by events and bytes, with up to a million processes
     Core,
+    /// The daemon that follows the whole host: its hooks, and what it takes itself under a soak
+    Node,
     /// forkstat, bpftrace, strace and a /proc scanner; the same as --peers
     Peers,
 }
@@ -174,7 +180,11 @@ fn measure(
     programs: &Programs,
     results: &mut Results,
 ) -> Result<()> {
-    let sizes = if options.quick { Sizes::quick(root) } else { Sizes::full(root) };
+    let sizes = if options.quick {
+        Sizes::quick(root)
+    } else {
+        Sizes::full(root, Duration::from_secs(60 * options.minutes))
+    };
     let sizes = sizes.fitting(machine::room())?;
     let pairs = if options.quick { 2 } else { options.pairs };
     results.quick |= options.quick;
@@ -231,6 +241,10 @@ fn measure(
     })?;
     timed(Section::Core, "the core alone", &mut || {
         results.core = core::measure(programs, options.quick)?;
+        Ok(())
+    })?;
+    timed(Section::Node, "the daemon", &mut || {
+        results.node = Some(node::measure(programs, &sizes.node)?);
         Ok(())
     })?;
     timed(Section::Peers, "peers", &mut || {

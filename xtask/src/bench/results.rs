@@ -14,6 +14,7 @@ use super::{
     latency::Latency,
     loads::{Loop, Startup},
     machine::{self, Machine},
+    node::Node,
     peers::Peer,
 };
 
@@ -44,6 +45,8 @@ pub(crate) struct Results {
     pub(crate) cleanup: Vec<Ended>,
     #[serde(default)]
     pub(crate) core: Vec<Core>,
+    #[serde(default)]
+    pub(crate) node: Option<Node>,
     pub(crate) peers: Vec<Peer>,
 }
 
