@@ -51,6 +51,7 @@ use super::{
 use crate::{
     kernel::load::{LoadError, Probes},
     lineage::{Nanos, ProcessId, Rules},
+    priority,
     procfs::{self, BootClock, Procfs},
 };
 use health::{Ailment, Stage};
@@ -182,6 +183,8 @@ impl Metrics {
         let (wake, awake) = channel();
         let shared = Arc::clone(&self.shared);
         let work = move || {
+            // Who answers waits where this one holds the state and gets no processor.
+            priority::raise(priority::ANSWERS);
             loop {
                 work(&shared);
                 if !lasts(&awake, period) {
