@@ -11,7 +11,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tracer_tests::sys::Pid;
+use tracer_tests::sys::{self, Pid};
 
 use crate::args::Args;
 
@@ -124,13 +124,13 @@ fn client(stream: &mut impl Stream, kind: &Client, random: &mut Rng) -> io::Resu
     match kind {
         Client::Asks(said) => {
             stream.write_all(said)?;
-            stream.patience(A_WHILE)?;
+            stream.patience(A_WHILE * sys::slowness())?;
             heard(stream)
         }
         Client::BreaksOff(said) => {
             stream.write_all(said)?;
             stream.end_own_side()?;
-            stream.patience(A_WHILE)?;
+            stream.patience(A_WHILE * sys::slowness())?;
             heard(stream)
         }
         Client::Leaves(said) | Client::Stays(said) => stream.write_all(said),
@@ -139,7 +139,7 @@ fn client(stream: &mut impl Stream, kind: &Client, random: &mut Rng) -> io::Resu
             let said: Vec<u8> = (0..random.usize(..3000)).map(|_| random.u8(..)).collect();
             stream.write_all(&said)?;
             stream.end_own_side()?;
-            stream.patience(A_WHILE)?;
+            stream.patience(A_WHILE * sys::slowness())?;
             heard(stream)
         }
     }
@@ -304,7 +304,7 @@ fn datagrams(at: &str, kinds: &[Vec<u8>], clients: usize) {
         let name = format!("tracer-attack-{}-{number}", std::process::id());
         let address = SocketAddr::from_abstract_name(name).expect("a short name");
         let socket = UnixDatagram::bind_addr(&address).expect("a socket");
-        socket.set_write_timeout(Some(A_WHILE)).expect("a timeout");
+        socket.set_write_timeout(Some(A_WHILE * sys::slowness())).expect("a timeout");
         socket.set_read_timeout(Some(A_MOMENT)).expect("a timeout");
         let raved: Vec<u8>;
         let said = match kinds.get(number % (kinds.len() + 1)) {
