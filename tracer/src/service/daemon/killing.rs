@@ -47,20 +47,18 @@ impl Daemon {
             Ok(named) => named,
             Err(no) => return Err((waiting, no)),
         };
-        let Some(lineage) = self.node.lineage(run) else {
-            return Err((waiting, No(Refusal::UnknownTarget, "it is gone".to_owned())));
+        // Taken out while it looks at the rest of the daemon.
+        let mut requests = std::mem::take(&mut self.requests);
+        let begun = match self.node.lineage(run) {
+            Some(lineage) => {
+                let command = lineage.invocation_now().command;
+                let scene = self.scene(run, lineage, &command);
+                requests.look(asked, waiting, named, call, scene)
+            }
+            None => Err((waiting, No(Refusal::UnknownTarget, "it is gone".to_owned()))),
         };
-        let command = lineage.invocation_now().command;
-        let scene = Scene {
-            run,
-            lineage,
-            command: &command,
-            observers: &self.observers,
-            redactor: &self.redactor,
-            allow: self.cleaning.allow(),
-            now: self.clock.now(),
-        };
-        self.requests.look(asked, waiting, named, call, scene)
+        self.requests = requests;
+        begun
     }
 
     /// What is meant, and of which run it is.
@@ -110,24 +108,31 @@ impl Daemon {
         self.catch_up().await?;
         let waiting = looking.waiting.take();
         let run = looking.run;
-        let Some(lineage) = self.node.lineage(run) else {
-            let gone = No(Refusal::UnknownTarget, "it is gone".to_owned());
-            answer(waiting, gone.answer(None));
-            return Ok(());
+        let mut requests = std::mem::take(&mut self.requests);
+        let planned = match self.node.lineage(run) {
+            Some(lineage) => {
+                let command = lineage.invocation_now().command;
+                let scene = self.scene(run, lineage, &command);
+                let planned = requests.plan(looking, scene);
+                planned.unwrap_or_else(|no| no.answer(Some(scene.told())))
+            }
+            None => No(Refusal::UnknownTarget, "it is gone".to_owned()).answer(None),
         };
-        let command = lineage.invocation_now().command;
-        let scene = Scene {
+        self.requests = requests;
+        answer(waiting, planned);
+        Ok(())
+    }
+
+    fn scene<'s>(&'s self, run: RunId, lineage: &'s Lineage, command: &'s [Vec<u8>]) -> Scene<'s> {
+        Scene {
             run,
             lineage,
-            command: &command,
+            command,
             observers: &self.observers,
             redactor: &self.redactor,
             allow: self.cleaning.allow(),
             now: self.clock.now(),
-        };
-        let planned = self.requests.plan(looking, scene);
-        answer(waiting, planned.unwrap_or_else(|no| no.answer(Some(scene.told()))));
-        Ok(())
+        }
     }
 
     /// Puts what was agreed to into the hands of the runs' cleaners.
