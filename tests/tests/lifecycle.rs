@@ -41,8 +41,12 @@ fn tracer_that_ends_leaves_nothing_in_the_kernel() {
 
 #[test]
 fn command_runs_at_the_priority_that_tracer_was_started_with() {
+    // Whoever runs the tests may have given them less than is usual.
+    let nice = std::process::Command::new("nice").output().expect("nice").stdout;
+    let own = String::from_utf8_lossy(&nice).trim().parse::<i32>().expect("a number");
     let finished = Run::command(["nice"]).finish();
-    assert_eq!(finished.expect_code(0).stdout_text(), "0\n");
+    assert_eq!(finished.expect_code(0).stdout_text(), format!("{own}\n"));
     let finished = Run::command(["nice"]).under(["nice", "-n", "5"]).finish();
-    assert_eq!(finished.expect_code(0).stdout_text(), "5\n");
+    let lower = (own + 5).min(19);
+    assert_eq!(finished.expect_code(0).stdout_text(), format!("{lower}\n"));
 }
