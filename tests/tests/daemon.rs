@@ -306,7 +306,11 @@ fn call_of(daemon: &Daemon, pid: i32) -> Value {
     let output = blame.output().expect("tracer blame");
     let told: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    let call = &told["processes"][0]["tool_call"];
+    let mut call = told["processes"][0]["tool_call"].clone();
+    // In the order in which they were heard of, which says nothing.
+    if let Some(candidates) = call["candidates"].as_array_mut() {
+        candidates.sort_by_key(Value::to_string);
+    }
     let known = ["id", "name", "summary", "confidence", "source", "candidates"];
     known.into_iter().map(|key| (key.to_owned(), call[key].clone())).collect()
 }
