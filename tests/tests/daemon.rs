@@ -320,17 +320,27 @@ fn next_daemon_knows_whose_call_it_was() {
     let mut daemon = Daemon::started("");
     let mut expected = Vec::new();
     let mut running = Vec::new();
+    let folder = tempfile::tempdir().expect("a folder");
     for (how, options, confidence) in [
-        ("spawn", ["threads=4", "one=no"], "exact"),
-        ("cookie", ["threads=4", "one=no"], "exact"),
-        ("window", ["threads=4", "one=no"], "ambiguous"),
-        ("window", ["threads=3", "one=yes"], "probable"),
+        ("spawn", "threads=4 one=no", "exact"),
+        ("cookie", "threads=4 one=no", "exact"),
+        ("window", "threads=4 one=no", "ambiguous"),
+        ("window", "threads=3 one=yes", "probable"),
     ] {
-        let [threads, one] = options;
-        let how = format!("how={how}");
-        let args = ["parallel-calls", threads, one, &how, "stays=yes"];
-        let run = agent("daemon-calls", &args).env("TRACER_SOCKET", daemon.path("announce.sock"));
-        let run = run.start();
+        // What an agent forks before the daemon knows it for one was forked by nobody knows which thread.
+        let name = format!("daemon-calls-{how}-{confidence}");
+        let go = folder.path().join(&name);
+        let script = format!(
+            r#"while [ ! -e "$GO" ]; do sleep 0.02; done
+               exec "$WORKLOAD" parallel-calls {options} how={how} stays=yes"#
+        );
+        let run = Run::shell(&script).alone().env("TRACER_AGENT", &*name);
+        let run = run.env("GO", go.display().to_string());
+        let run = run.env("TRACER_SOCKET", daemon.path("announce.sock")).start();
+        daemon.event("the agent is known", |event| {
+            event["type"] == "invocation_opened" && is_of(event, &name)
+        });
+        fs::write(go, "").expect("a file");
         run.held("standing");
         for number in 0..3 {
             let pid = run.fact(&format!("call_{number}")).pid;
