@@ -338,6 +338,21 @@ pub struct RecoveredProcess {
 }
 
 impl RecoveredProcess {
+    /// Its fork, as far as the entry tells of it.
+    #[must_use]
+    pub fn fork(&self) -> Event<'static> {
+        Event::Fork {
+            at: Nanos(self.id.start),
+            child: self.id,
+            forker: self.forker,
+            parent: self.parent,
+            pids: self.pids,
+            cgroup: self.cgroup,
+            thread: None,
+            root: self.root,
+        }
+    }
+
     /// One that was forked, and of which nothing more is known.
     #[must_use]
     pub fn forked(id: ProcessId, forker: ProcessId, parent: ProcessId, pids: Pids) -> Self {

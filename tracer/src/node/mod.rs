@@ -27,7 +27,7 @@ use hashbrown::{HashMap, HashSet};
 
 pub use news::{Change, FindingNews, InvocationNews, NewsKind, What};
 pub use run::{Adoption, Bystander, ProgramSeen};
-pub use story::story;
+pub use story::{has_root, story};
 
 use crate::lineage::{
     self, Announcement, Config, Event, Finding, Lineage, Nanos, Pids, ProcessId, RecoveredProcess,
@@ -232,9 +232,7 @@ impl Node {
             losses,
             is_at_start,
         } = adoption;
-        let begins = |event| matches!(event, Event::Fork { root: true, .. });
-        let is_rooted = processes.iter().any(|process| process.root)
-            || story.iter().filter_map(OwnedEvent::event).any(begins);
+        let is_rooted = processes.iter().any(|process| process.root) || has_root(&story);
         if self.runs.contains_key(&run) || !is_rooted {
             return;
         }

@@ -8,6 +8,13 @@ use crate::{
     recording::OwnedEvent,
 };
 
+/// Whether it tells of the fork of the run's root.
+#[must_use]
+pub fn has_root(story: &[OwnedEvent]) -> bool {
+    let is_root = |event| matches!(event, Event::Fork { root: true, .. });
+    story.iter().filter_map(OwnedEvent::event).any(is_root)
+}
+
 /// The events to give to a new core before it is told what `PROCS` has, in the order in which they
 /// happened. `remembered` are forks, execs, announcements and ends, in order. Forks of processes that are not
 /// there any more, who announced something or have forked others, and what they executed, come with the
@@ -85,12 +92,8 @@ pub fn story(processes: &[RecoveredProcess], remembered: Vec<OwnedEvent>) -> Vec
         events.push((at.max(Nanos(started)), own));
     }
     let untold = processes.iter().filter(|process| !told.contains_key(&process.id));
-    let forks = untold.filter_map(|process| {
-        let RecoveredProcess { id, forker, parent, pids, cgroup, root, .. } = *process;
-        let at = Nanos(id.start);
-        let fork = Event::Fork { at, child: id, forker, parent, pids, cgroup, thread: None, root };
-        Some((at, OwnedEvent::of(&fork)?))
-    });
+    let forks = untold
+        .filter_map(|process| Some((Nanos(process.id.start), OwnedEvent::of(&process.fork())?)));
     events.splice(0..0, forks.collect::<Vec<_>>());
     // What happened at once stays in its order, forks first.
     events.sort_by_key(|(at, _)| *at);

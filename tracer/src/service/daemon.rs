@@ -29,7 +29,7 @@ use tapping::Taps;
 use super::{
     config::{Config, OnLeak, Reload, reload},
     control::{self, Control, Inquiry},
-    journal::{Journal, Remembered},
+    journal::Journal,
     metrics::{Metrics, SAMPLE_EVERY},
     news::{News, Origin, What},
     notify::Notifier,
@@ -172,14 +172,12 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
         settles_at: None,
         journal,
         hears_since: clock.now(),
-        remembered: remembered.unwrap_or_default(),
         notifier: Notifier::of_environment(),
         taps: Taps::default(),
     };
     daemon.settles_at = Some(Instant::now() + daemon.config.thresholds.grace + SETTLES_AFTER);
     daemon.lost.counts = daemon.probes.counts()?;
-    let remembered = std::mem::take(&mut daemon.remembered);
-    daemon.take_over(remembered)?;
+    daemon.take_over(remembered.unwrap_or_default())?;
     daemon.catch_up().await?;
     daemon.look_around()?;
     let let_go = memory::let_go_of_program();
@@ -230,8 +228,6 @@ struct Daemon {
     journal: Option<Journal>,
     /// Since when announcements are heard.
     hears_since: Nanos,
-    /// What the one before had noted, until it is taken over.
-    remembered: Remembered,
     notifier: Notifier,
     /// Those who are traced for.
     taps: Taps,

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{Daemon, DaemonError, remembering::heard_until};
 use crate::{
-    lineage::{Event, Nanos, ProcessId, RecoveredProcess},
-    node::{Adoption, Bystander, ProgramSeen, RunId, story},
+    lineage::{Nanos, ProcessId, RecoveredProcess},
+    node::{Adoption, Bystander, ProgramSeen, RunId, has_root, story},
     recording::OwnedEvent,
     service::{journal::Remembered, programs},
 };
@@ -32,8 +32,7 @@ impl Daemon {
         }
         for (run, processes) in runs {
             let story = story(&processes, remembered.remove(&run).unwrap_or_default());
-            let begins = |event| matches!(event, Event::Fork { root: true, .. });
-            if !story.iter().filter_map(OwnedEvent::event).any(begins) {
+            if !has_root(&story) {
                 // Its pid came round while its descendants lived on, and nothing was noted of it.
                 log::warn!(
                     "the root of run {run} is not known any more: what it left is not followed"

@@ -25,22 +25,16 @@ impl Daemon {
     /// come round, and its place in `PROCS` goes to another, while they live on.
     pub(super) fn remember_turn(&mut self, run: Option<RunId>, event: &Event<'_>) {
         let Some(journal) = &mut self.journal else { return };
+        let run = match event {
+            Event::Exit { process, .. } => self.node.run_of(*process),
+            _ => run,
+        };
+        let Some(run) = run else { return };
+        let Some(lineage) = self.node.lineage(run) else { return };
         match event {
-            Event::Fork { child, .. } => {
-                let lineage = run.and_then(|run| Some((run, self.node.lineage(run)?)));
-                if let Some((run, lineage)) = lineage
-                    && lineage.is_announced(*child)
-                {
-                    journal.note(run, event);
-                }
-            }
-            Event::Exit { process, .. } => {
-                let run = self.node.run_of(*process);
-                let lineage = run.and_then(|run| Some((run, self.node.lineage(run)?)));
-                if let Some((run, lineage)) = lineage
-                    && lineage.is_held(*process)
-                    && let Some(fork) = lineage.fork_of(*process)
-                {
+            Event::Fork { child, .. } if lineage.is_announced(*child) => journal.note(run, event),
+            Event::Exit { process, .. } if lineage.is_held(*process) => {
+                if let Some(fork) = lineage.fork_of(*process) {
                     journal.note(run, &fork);
                     journal.note(run, event);
                 }
@@ -53,21 +47,9 @@ impl Daemon {
     pub(super) fn remember_dead(&mut self, run: RunId, processes: &[RecoveredProcess]) {
         let Some(journal) = &mut self.journal else { return };
         for process in processes {
-            let RecoveredProcess { id, forker, parent, pids, cgroup, root, exit, .. } = *process;
+            let RecoveredProcess { id, parent, exit, .. } = *process;
             let Some((died_at, status)) = exit else { continue };
-            journal.note(
-                run,
-                &Event::Fork {
-                    at: Nanos(id.start),
-                    child: id,
-                    forker,
-                    parent,
-                    pids,
-                    cgroup,
-                    thread: None,
-                    root,
-                },
-            );
+            journal.note(run, &process.fork());
             let exit =
                 Event::Exit { at: died_at, process: id, status, parent, children_uncounted: false };
             journal.note(run, &exit);
