@@ -403,6 +403,27 @@ fn next_daemon_knows_what_a_hook_said() {
     drop(run.finish());
 }
 
+/// A node's agents run for months, and its daemon is often restarted.
+#[test]
+fn next_daemon_notes_once_what_the_one_before_had_noted() {
+    let mut daemon = Daemon::started("");
+    let running = agent("daemon-noted", &["never-waits"]).start();
+    let zombie = stands(&running);
+    daemon.finding(zombie, "zombie", "opened");
+    let mut noted = || {
+        assert!(daemon.stop().success());
+        let journal = fs::read(daemon.path("journal")).expect("a journal");
+        daemon.start();
+        journal.windows(12).filter(|bytes| bytes == b"daemon-noted").count()
+    };
+    // What never executed anything was noted by the second.
+    let (first, second) = (noted(), noted());
+    assert!(0 < first && first <= second, "{first} {second}");
+    assert_eq!((noted(), noted()), (second, second));
+    running.release("standing");
+    drop(running.finish());
+}
+
 /// `PROCS` has room for one process a pid.
 #[test]
 fn next_daemon_follows_what_was_left_also_when_the_pids_of_who_left_it_came_round() {

@@ -249,11 +249,7 @@ impl Node {
             let Bystander { pid, start_ticks, name } = &bystander;
             lineage.handle(Event::Bystander { pid: *pid, start_ticks: *start_ticks, name });
         }
-        let mut executed = HashMap::new();
         for event in story.iter().filter_map(OwnedEvent::event) {
-            if let Event::Exec { at, process, .. } = event {
-                executed.insert(process, at);
-            }
             lineage.handle(event);
         }
         let tracked = u64::try_from(processes.len()).unwrap_or(u64::MAX);
@@ -266,10 +262,7 @@ impl Node {
             failed: 0,
         });
         for program in programs {
-            // Unless the story has it.
-            if executed.get(&program.process).is_none_or(|told| *told < program.at) {
-                lineage.handle(program.event());
-            }
+            lineage.handle(program.event());
         }
         if let Some(from) = deaf_since {
             lineage.lost_announcements(from);

@@ -18,7 +18,8 @@ pub struct Adoption {
     pub at: Nanos,
     /// The agent, which is marked as the root, and its descendants by fork.
     pub processes: Vec<RecoveredProcess>,
-    /// What those of them execute that live, as far as is known; oldest first.
+    /// What those of them execute that live, as far as it is known and the story does not tell it; oldest
+    /// first.
     pub programs: Vec<ProgramSeen>,
     /// What a daemon before this one was told of them, in order: see [`super::story`].
     pub story: Vec<OwnedEvent>,

@@ -1,21 +1,38 @@
 //! Puts agents and what is below them into runs: those that turn out to be one, those that were there
 //! before, and those that a daemon before this one had known.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Daemon, DaemonError, remembering::heard_until};
+use super::{Daemon, DaemonError, remembering};
 use crate::{
-    lineage::{Nanos, ProcessId, RecoveredProcess},
+    lineage::{Event, Nanos, ProcessId, RecoveredProcess},
     node::{Adoption, Bystander, ProgramSeen, RunId, has_root, story},
     recording::OwnedEvent,
     service::{journal::Remembered, programs},
 };
 
 /// What is known of a run from before.
+#[derive(Default)]
 struct Past {
     story: Vec<OwnedEvent>,
+    /// Whose end was noted.
+    ended: HashSet<ProcessId>,
     /// See [`Adoption::deaf_since`].
     deaf_since: Option<Nanos>,
+}
+
+impl Past {
+    /// When each executed the last program that was noted.
+    fn programs(&self) -> HashMap<ProcessId, Nanos> {
+        let mut programs = HashMap::new();
+        for event in self.story.iter().filter_map(OwnedEvent::event) {
+            if let Event::Exec { at, process, .. } = event {
+                let last = programs.entry(process).or_insert(at);
+                *last = at.max(*last);
+            }
+        }
+        programs
+    }
 }
 
 impl Daemon {
@@ -23,7 +40,7 @@ impl Daemon {
     /// had noted of them.
     pub(super) fn take_over(&mut self, mut remembered: Remembered) -> Result<(), DaemonError> {
         let at = self.clock.now();
-        let heard_until = heard_until(&remembered);
+        let heard_until = remembering::heard_until(&remembered);
         let mut runs: BTreeMap<RunId, Vec<RecoveredProcess>> = BTreeMap::new();
         for (process, run) in self.complete_adoptions()? {
             if run != 0 {
@@ -31,7 +48,9 @@ impl Daemon {
             }
         }
         for (run, processes) in runs {
-            let story = story(&processes, remembered.remove(&run).unwrap_or_default());
+            let remembered = remembered.remove(&run).unwrap_or_default();
+            let ended = remembering::ended(&remembered);
+            let story = story(&processes, remembered);
             if !has_root(&story) {
                 // Its pid came round while its descendants lived on, and nothing was noted of it.
                 log::warn!(
@@ -40,7 +59,7 @@ impl Daemon {
                 continue;
             }
             log::info!("goes on with run {run} of {} processes", processes.len());
-            let past = Past { story, deaf_since: Some(heard_until) };
+            let past = Past { story, ended, deaf_since: Some(heard_until) };
             self.adopt_all(run, at, processes, Vec::new(), past);
         }
         Ok(())
@@ -164,24 +183,27 @@ impl Daemon {
             let all = self.complete_adoptions()?.into_iter();
             all.filter(|(_, of)| *of == run).map(|(process, _)| process).collect()
         };
-        let past = Past { story: Vec::new(), deaf_since };
+        let past = Past { deaf_since, ..Past::default() };
         self.adopt_all(run, at, processes, vec![agent], past);
         Ok(())
     }
 
-    /// Tells the node of the processes of a run, oldest first; `programs` are what is known of them.
+    /// Tells the node of the processes of a run, oldest first; `programs` are what is known of them beside
+    /// what was noted.
     fn adopt_all(
         &mut self,
         run: RunId,
         at: Nanos,
         processes: Vec<RecoveredProcess>,
         mut programs: Vec<ProgramSeen>,
-        Past { story, deaf_since }: Past,
+        past: Past,
     ) {
-        let known = programs.first().map(|agent| agent.process);
+        let mut known = past.programs();
+        known.extend(programs.iter().map(|program| (program.process, program.at)));
         for process in processes.iter().filter(|process| process.exit.is_none()) {
             let RecoveredProcess { id, pids, exec_at, .. } = process;
-            if known != Some(*id) {
+            let at = exec_at.unwrap_or(Nanos(id.start));
+            if known.get(id).is_none_or(|known| *known < at) {
                 programs.extend(self.program(*id, pids.local, *exec_at));
             }
         }
@@ -190,7 +212,10 @@ impl Daemon {
         let local = oldest.and_then(|process| process.pids.local);
         let bystanders = self.bystanders(local);
         let losses = self.losses();
-        self.remember_dead(run, &processes);
+        let Past { story, ended, deaf_since } = past;
+        for process in processes.iter().filter(|process| !ended.contains(&process.id)) {
+            self.remember_dead(run, process);
+        }
         for program in &programs {
             self.remember(Some(run), &program.event());
         }

@@ -39,7 +39,7 @@ impl Daemon {
         self.programs_read_at = at;
         let (tagged, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, run)| *run != 0);
         for (process, run) in &tagged {
-            self.remember_dead(*run, std::slice::from_ref(process));
+            self.remember_dead(*run, process);
         }
         let runs = tagged.iter().map(|(process, run)| (process.id, *run)).collect();
         let tagged: Vec<_> = tagged.into_iter().map(|(process, _)| process).collect();

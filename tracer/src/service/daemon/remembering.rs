@@ -7,7 +7,7 @@ use std::{
 
 use super::Daemon;
 use crate::{
-    lineage::{Announcement, Event, KeptByLease, Nanos, RecoveredProcess, Said},
+    lineage::{Announcement, Event, KeptByLease, Nanos, ProcessId, RecoveredProcess, Said},
     node::RunId,
     recording::OwnedEvent,
     service::journal::Remembered,
@@ -43,17 +43,15 @@ impl Daemon {
         }
     }
 
-    /// Notes those that had ended before anything was told of them.
-    pub(super) fn remember_dead(&mut self, run: RunId, processes: &[RecoveredProcess]) {
+    /// Notes one that had ended before anything was told of it, if it has.
+    pub(super) fn remember_dead(&mut self, run: RunId, process: &RecoveredProcess) {
         let Some(journal) = &mut self.journal else { return };
-        for process in processes {
-            let RecoveredProcess { id, parent, exit, .. } = *process;
-            let Some((died_at, status)) = exit else { continue };
-            journal.note(run, &process.fork());
-            let exit =
-                Event::Exit { at: died_at, process: id, status, parent, children_uncounted: false };
-            journal.note(run, &exit);
-        }
+        let RecoveredProcess { id, parent, exit, .. } = *process;
+        let Some((died_at, status)) = exit else { return };
+        journal.note(run, &process.fork());
+        let exit =
+            Event::Exit { at: died_at, process: id, status, parent, children_uncounted: false };
+        journal.note(run, &exit);
     }
 
     /// Notes an announcement, and who makes it: a hook is gone soon.
@@ -78,12 +76,19 @@ impl Daemon {
         let mut calls: HashMap<RunId, hashbrown::HashSet<String>> = HashMap::new();
         // Runs of which a call is kept that no later word may have ended.
         let mut open = HashSet::new();
+        // What was noted twice, by a daemon that was killed before it knew that one before it had.
+        let (mut forked, mut executed, mut ended) =
+            (HashSet::new(), HashSet::new(), HashSet::new());
         journal.shorten(|run, event| {
             let Some(lineage) = node.lineage(run) else { return false };
             match event {
-                Event::Fork { child: process, .. }
-                | Event::Exec { process, .. }
-                | Event::Exit { process, .. } => lineage.knows(*process),
+                Event::Fork { child, .. } => lineage.knows(*child) && forked.insert((run, *child)),
+                Event::Exec { at, process, .. } => {
+                    lineage.knows(*process) && executed.insert((run, *process, *at))
+                }
+                Event::Exit { process, .. } => {
+                    lineage.knows(*process) && ended.insert((run, *process))
+                }
                 Event::Announced(announcement) => {
                     let needed = calls.entry(run).or_insert_with(|| lineage.needed_calls(now));
                     match &announcement.said {
@@ -111,6 +116,16 @@ impl Daemon {
             }
         });
     }
+}
+
+/// Those whose end was noted.
+pub(super) fn ended(remembered: &[OwnedEvent]) -> HashSet<ProcessId> {
+    let all = remembered.iter().filter_map(OwnedEvent::event);
+    let ends = all.filter_map(|event| match event {
+        Event::Exit { process, .. } => Some(process),
+        _ => None,
+    });
+    ends.collect()
 }
 
 /// Up to when everything was heard that was announced: the time of the last that was noted.
