@@ -95,6 +95,34 @@ pub struct Offsets {
     pub siginfo_code: u64,
 }
 
+/// Where the fields lie that lead from an open file to a socket, bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOffsets {
+    /// `file.f_inode`
+    pub file_inode: u64,
+    /// `file.private_data`
+    pub file_private_data: u64,
+    /// `inode.i_mode`
+    pub inode_mode: u64,
+    /// `socket.file`
+    pub socket_file: u64,
+    /// `socket.sk`
+    pub socket_sk: u64,
+    /// `sock.sk_protocol`
+    pub sock_protocol: u64,
+    /// `sock_common.skc_family`
+    pub common_family: u64,
+    /// `sock_common.skc_state`
+    pub common_state: u64,
+    /// `sock_common.skc_num`
+    pub common_num: u64,
+    /// `sock_common.skc_rcv_saddr`
+    pub common_address: u64,
+    /// `sock_common.skc_v6_rcv_saddr`; 0 where the kernel has no IPv6.
+    pub common_v6_address: u64,
+}
+
 /// What the programs are told once, at load.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,8 +11,10 @@ mod fate;
 mod globals;
 mod procs;
 mod records;
+mod sockets;
 
 pub use fate::*;
 pub use globals::*;
 pub use procs::*;
 pub use records::*;
+pub use sockets::*;

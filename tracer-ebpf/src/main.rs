@@ -32,6 +32,7 @@ mod emit;
 mod environment;
 mod procs;
 mod snapshot;
+mod sockets;
 mod task;
 mod unreaped;
 

@@ -108,7 +108,7 @@ pub(crate) use setting;
 /// `base` is a tracepoint's argument or was itself loaded this way, and a `T` lies at `offset`:
 /// the verifier refuses the program otherwise.
 #[inline(always)]
-unsafe fn load<T: Copy>(base: *const u8, offset: usize) -> T {
+pub(crate) unsafe fn load<T: Copy>(base: *const u8, offset: usize) -> T {
     // SAFETY: see above; volatile keeps width and order as written.
     unsafe { ptr::read_volatile(base.add(offset).cast::<T>()) }
 }

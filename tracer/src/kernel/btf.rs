@@ -6,7 +6,7 @@
 use std::{fs, path::Path};
 
 use thiserror::Error;
-use tracer_common::Offsets;
+use tracer_common::{Offsets, SocketOffsets};
 
 /// Where the kernel shows its BTF.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -198,6 +198,30 @@ impl KernelBtf {
             mm_env_end: mm.field("env_end")?,
             binprm_filename: self.structure("linux_binprm")?.field("filename")?,
             siginfo_code: self.structure("kernel_siginfo")?.field("si_code")?,
+        })
+    }
+
+    /// Where the fields lie that lead from an open file to a socket.
+    ///
+    /// # Errors
+    /// A structure or field is missing, named in the error.
+    pub fn socket_offsets(&self) -> Result<SocketOffsets, BtfError> {
+        let file = self.structure("file")?;
+        let socket = self.structure("socket")?;
+        let common = self.structure("sock_common")?;
+        Ok(SocketOffsets {
+            file_inode: file.field("f_inode")?,
+            file_private_data: file.field("private_data")?,
+            inode_mode: self.structure("inode")?.field("i_mode")?,
+            socket_file: socket.field("file")?,
+            socket_sk: socket.field("sk")?,
+            sock_protocol: self.structure("sock")?.field("sk_protocol")?,
+            common_family: common.field("skc_family")?,
+            common_state: common.field("skc_state")?,
+            common_num: common.field("skc_num")?,
+            common_address: common.field("skc_rcv_saddr")?,
+            // CONFIG_IPV6
+            common_v6_address: common.field("skc_v6_rcv_saddr").unwrap_or(0),
         })
     }
 

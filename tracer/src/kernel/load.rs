@@ -26,7 +26,7 @@ use aya::{
 use thiserror::Error;
 use tracer_common::{
     COUNTERS, Control, Counter, INVOCATION_ROOT, MARKER_NAMES, MarkerFilter, MarkerName, Offsets,
-    RecordKind, Settings, Snapshot,
+    RecordKind, Settings, Snapshot, SocketOffsets,
 };
 
 use super::{
@@ -39,6 +39,7 @@ use super::{
     position,
     procs::ProcsMap,
     run_times::LoadedProgram,
+    sockets::{self, SocketList, SocketsError},
 };
 use crate::{
     lineage::{Lot, ProcessId},
@@ -170,6 +171,9 @@ pub enum LoadError {
     /// A process cannot be put into an invocation.
     #[error("put a process into an invocation (BPF_PROG_TEST_RUN): {}", chain(.0))]
     Tag(#[source] ProgramError),
+    /// What lists sockets is refused.
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
     /// What is to outlive the daemon cannot be pinned, or not be taken over.
     #[error(transparent)]
     Pin(#[from] PinError),
@@ -269,6 +273,9 @@ impl std::fmt::Debug for Probes {
 struct OffsetsValue(Offsets);
 #[derive(Clone, Copy)]
 #[repr(transparent)]
+struct SocketOffsetsValue(SocketOffsets);
+#[derive(Clone, Copy)]
+#[repr(transparent)]
 struct SettingsValue(Settings);
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
@@ -282,6 +289,8 @@ struct MarkerValue(MarkerName);
 
 // SAFETY: repr(C), integers only, no padding.
 unsafe impl Pod for OffsetsValue {}
+// SAFETY: repr(C), integers only, no padding.
+unsafe impl Pod for SocketOffsetsValue {}
 // SAFETY: repr(C), integers only, no padding.
 unsafe impl Pod for SettingsValue {}
 // SAFETY: repr(C), integers only, no padding.
@@ -464,6 +473,8 @@ impl Probes {
         raise_memlock();
         let kernel = KernelBtf::of_running_kernel()?;
         let offsets = OffsetsValue(kernel.offsets()?);
+        let socket_offsets =
+            if whole_host { kernel.socket_offsets()? } else { SocketOffsets::default() };
         let exit = kernel.tracepoint_arguments("btf_trace_sched_process_exit")?;
         let oom = kernel.tracepoint_arguments("btf_trace_mark_victim")?;
         let settings = SettingsValue(Settings {
@@ -492,6 +503,7 @@ impl Probes {
         let mut ebpf = loader
             .btf(Some(&btf))
             .override_global("OFFSETS", &offsets, true)
+            .override_global("SOCKET_OFFSETS", &SocketOffsetsValue(socket_offsets), true)
             .override_global("SETTINGS", &settings, true)
             .override_global("MARKER_FILTER", &FilterValue(filter), true)
             .map_max_entries("PROCS", max_processes)
@@ -644,12 +656,13 @@ impl Probes {
         self.list_processes(Snapshot::FindTracer)
     }
 
-    /// Loads what lists processes and what puts them into invocations.
+    /// Loads what lists processes and sockets, and what puts processes into invocations.
     fn load_snapshot(&mut self, btf: &Btf) -> Result<(), LoadError> {
         let missing = LoadError::Missing;
         let program = self.ebpf.program_mut(SNAPSHOT).ok_or(missing(SNAPSHOT))?;
         let program: &mut Iter = program.try_into().map_err(snapshot_error)?;
         program.load("task", btf).map_err(snapshot_error)?;
+        sockets::load(&mut self.ebpf, btf)?;
         let program = self.ebpf.program_mut(TAG).ok_or(missing(TAG))?;
         let program: &mut RawTracePoint = program.try_into().map_err(LoadError::Tag)?;
         program.load().map_err(LoadError::Tag)
@@ -670,6 +683,15 @@ impl Probes {
         // The program writes nothing: the read ends once it has seen every task.
         io::copy(&mut list, &mut io::sink()).map_err(snapshot_error)?;
         self.set_control(|before| Control { snapshot: 0, ..before })
+    }
+
+    /// Begins a list of the sockets that processes of the tracer's PID namespace have open; of
+    /// [`LoadOptions::whole_host`].
+    ///
+    /// # Errors
+    /// The kernel refuses, or the hooks do not follow the whole host.
+    pub fn list_sockets(&mut self) -> Result<SocketList, SocketsError> {
+        sockets::list(&mut self.ebpf)
     }
 
     /// Puts a process into an invocation, as its root or as one of its other processes; all that it

@@ -16,3 +16,4 @@ pub mod procs;
 pub mod records;
 pub mod ring;
 pub mod run_times;
+pub mod sockets;

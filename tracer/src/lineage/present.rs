@@ -1,14 +1,12 @@
 //! Who belongs to a run as it goes on, for whoever asks about processes.
 
-use std::hash::{DefaultHasher, Hasher as _};
-
 use super::{
     Lineage,
     model::{
         Agent, Ancestor, Attribution, Exit, FindingKind, FindingState, Nanos, Process, ProcessId,
     },
     outcome::split_args,
-    table::{GONE, Program},
+    table::GONE,
     watched::Watched,
 };
 
@@ -26,8 +24,6 @@ pub struct Present {
     pub forker: ProcessId,
     /// It has not ended.
     pub is_alive: bool,
-    /// The same for all that execute the same, whatever numbers are in their arguments.
-    pub program: u64,
     /// Depth of its PID namespace.
     pub level: u32,
 }
@@ -65,7 +61,6 @@ impl Lineage {
             local: entry.pids.local,
             forker: entry.forker,
             is_alive: entry.is_alive(),
-            program: alike(&entry.program),
             level: entry.pids.level,
         });
         present.collect()
@@ -126,36 +121,5 @@ impl Lineage {
     pub fn stands_now(&self, id: ProcessId, kind: FindingKind, now: Nanos) -> Option<Watched> {
         self.watched(id, kind, now)
             .filter(|one| one.gone_at.is_none() && one.finding.state == FindingState::Open)
-    }
-}
-
-/// A number for a program that others of its kind share: those that differ in digits alone are
-/// workers with numbers.
-fn alike(program: &Program) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for text in [&program.exe, &program.args] {
-        let mut plain = text.split(u8::is_ascii_digit).filter(|part| !part.is_empty());
-        plain.by_ref().for_each(|part| hasher.write(part));
-        hasher.write_u8(0);
-    }
-    hasher.finish()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn workers_that_differ_in_numbers_alone_are_alike() {
-        let program = |args: &[u8]| {
-            alike(&Program {
-                exe: b"/usr/bin/python3".as_slice().into(),
-                args: args.into(),
-                truncated: false,
-            })
-        };
-        let worker = program(b"python3\0worker.py\0--id=17\0");
-        assert_eq!(worker, program(b"python3\0worker.py\0--id=2048\0"));
-        assert_ne!(worker, program(b"python3\0-m\0http.server\0--bind\0"));
     }
 }

@@ -2,14 +2,13 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{CWD, Mode, OFlags, fstatfs, openat, readlinkat, readlinkat_raw};
+use rustix::fs::{CWD, Mode, OFlags, fstatfs, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
@@ -172,38 +171,6 @@ impl Procfs {
     #[must_use]
     pub fn start_ticks(&self, start: u64) -> u64 {
         self.start_ticks.of(start)
-    }
-
-    /// Shows `visit` the inode numbers of the sockets that whoever has `pid` now has open, until it has
-    /// seen enough, looking at no more than `limit` descriptors. For many processes in a row: whose the pid
-    /// is has to be found out where it matters ([`Procfs::identify`]).
-    ///
-    /// # Errors
-    /// [`Error::is_gone`], [`Error::is_denied`].
-    pub fn sockets(
-        &self,
-        pid: u32,
-        limit: usize,
-        mut visit: impl FnMut(u64) -> ControlFlow<()>,
-    ) -> Result<()> {
-        /// Longer than `socket:[18446744073709551615]`.
-        const LINK: usize = 40;
-        let mut looked = 0;
-        task::each_number(&self.root, &self.path, &format!("{pid}/fd"), |list, fd| {
-            looked += 1;
-            if looked > limit {
-                return ControlFlow::Break(());
-            }
-            let mut link = [const { MaybeUninit::uninit() }; LINK];
-            match readlinkat_raw(list, fd.to_string(), &mut link) {
-                Ok((link, _)) => match task::bracketed(link) {
-                    Some((b"socket", inode)) => visit(inode),
-                    _ => ControlFlow::Continue(()),
-                },
-                // Closed meanwhile.
-                Err(_) => ControlFlow::Continue(()),
-            }
-        })
     }
 
     /// Every process that the mount shows, thread group leaders only, in rising order of pid.

@@ -39,7 +39,9 @@ use std::{
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
-pub use desk::{FindingKey, Inquiry, Key, KillInquiry, Owner, Reply, RunSeen, Seen, Standing};
+pub use desk::{
+    FindingKey, Inquiry, Key, KillInquiry, Member, Owner, Reply, RunSeen, Seen, Standing,
+};
 pub use place::PlaceError;
 pub(crate) use trace::NOT_HIS;
 pub use trace::{Asked, TapAsked, TapBegin, TapId};

@@ -302,6 +302,11 @@ impl Daemon {
                 return Ok(());
             }
             Inquiry::Tap(asked) => return self.tapped(asked).await,
+            Inquiry::Sockets(reply) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.probes.list_sockets());
+                return Ok(());
+            }
             inquiry => inquiry,
         };
         let procs = self.probes.procs();

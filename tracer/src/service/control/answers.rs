@@ -17,7 +17,6 @@ use super::{
         Standing,
     },
     peer::Asker,
-    ports::{self, Candidate, Holder},
     protocol::{self, Ask, Code, MOST_LISTED, Refusal, Subject, line},
     status::{self, Look, State, Status},
     view::View,
@@ -58,7 +57,9 @@ impl From<Closed> for Refusal {
 }
 
 /// Does what may take its time on another thread.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+pub(super) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| Refusal::new(Code::Failed, "look at processes: tracer has a bug"))
 }
@@ -329,7 +330,7 @@ impl World {
             }
             Subject::Port(port) => {
                 let found = self.holders(port).await?.into_iter();
-                found.map(|one| (one.key, Some(one.local), one.addresses)).collect()
+                found.map(|one| (one.key, one.local, one.addresses)).collect()
             }
         };
         let view = self.view(asker);
@@ -346,17 +347,6 @@ impl World {
             blamed.push(Blamed { seen, listening, lineage, standing });
         }
         Ok(self.tell_blame(asker, subject, blamed))
-    }
-
-    /// Whoever of all runs listens at a port.
-    async fn holders(&self, port: u16) -> Result<Vec<Holder>, Refusal> {
-        let runs = self.desk.ask(Inquiry::Runs).await?;
-        let candidates = runs.iter().flat_map(|run| {
-            let number = run.run;
-            run.present.iter().map(move |&present| Candidate { run: number, present })
-        });
-        let (candidates, procfs) = (candidates.collect(), Arc::clone(&self.procfs));
-        aside(move || ports::holders(&procfs, port, candidates)).await
     }
 
     async fn kill(&self, asker: Asker, wants: Wants) -> Result<String, Refusal> {

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::trace::TapAsked;
 
 use crate::{
+    kernel::sockets::{SocketList, SocketsError},
     lineage::{
         Ancestor, Described, FindingKind, Invocation, Nanos, Present, ProcessId, RecoveredProcess,
         Stats, Watched,
@@ -70,6 +71,15 @@ pub struct Owner {
     pub run: Option<RunId>,
 }
 
+/// A process of a run, as it is found.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    /// Which.
+    pub key: Key,
+    /// Its pid in the tracer's PID namespace.
+    pub local: Option<u32>,
+}
+
 /// Somebody who may do so wants processes to be ended.
 #[derive(Debug)]
 pub struct KillInquiry {
@@ -100,6 +110,10 @@ pub enum Inquiry {
     Findings(Vec<FindingKey>, Reply<Vec<Standing>>),
     /// Who has this pid in the tracer's PID namespace, or had it last.
     Owner(u32, Reply<Option<Owner>>),
+    /// Those of these processes that belong to runs, each in its place.
+    Members(Vec<ProcessId>, Reply<Vec<Option<Member>>>),
+    /// The sockets of the host, to be listed: not answered from memory.
+    Sockets(Reply<Result<SocketList, SocketsError>>),
     /// To end processes: not answered from memory.
     Kill(Box<KillInquiry>),
     /// Of somebody who is traced for: not answered from memory.
@@ -176,8 +190,15 @@ impl Inquiry {
                 let owner = entry.map(|entry| Owner { run: node.run_of(entry.id), entry });
                 let _ = reply.send(owner);
             }
-            // Dropped: nobody is traced for here.
-            Self::Tap(_) => {}
+            Self::Members(ids, reply) => {
+                let member = |id| {
+                    let key = (node.run_of(id)?, id);
+                    Some(Member { key, local: entry_of(id).and_then(|entry| entry.pids.local) })
+                };
+                let _ = reply.send(ids.into_iter().map(member).collect());
+            }
+            // Dropped: nobody is traced for here, and nothing is listed.
+            Self::Tap(_) | Self::Sockets(_) => {}
         }
     }
 }

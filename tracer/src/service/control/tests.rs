@@ -119,7 +119,6 @@ fn play(inquiry: Inquiry, known: &Known, describe: &Mutex<HashSet<ProcessId>>) {
                 local: Some(local),
                 forker: ProcessId::default(),
                 is_alive: true,
-                program: 1,
                 level: 0,
             });
             let present = present.collect();
@@ -146,8 +145,8 @@ fn play(inquiry: Inquiry, known: &Known, describe: &Mutex<HashSet<ProcessId>>) {
             let owner = owner.map(|entry| Owner { run: is_known(entry.id).then_some(1), entry });
             let _ = reply.send(owner);
         }
-        // Nobody is traced for.
-        Inquiry::Tap(_) => {}
+        // Nobody is traced for, or listens.
+        Inquiry::Tap(_) | Inquiry::Sockets(_) | Inquiry::Members(..) => {}
     }
 }
 
