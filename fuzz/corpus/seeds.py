@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes the seeds: short lives for `records` and `core`, one file of each format for `procfs`,
-one datagram and one hook's input of each type for `announcement`."""
+one datagram and one hook's input of each type for `announcement`, and one frame of each kind for `tap`.
+Whether records are of the version that tracer reads is tested: `tracer/tests/seeds.rs`."""
 
 import json
 import struct
@@ -9,19 +10,26 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
+VERSION = 3
+"""`tracer_common::RECORD_VERSION`"""
+
+
 def header(kind, pid, start, at, flags=0):
     """`tracer_common::Header`"""
-    return struct.pack("<BBHIQQ", kind, 1, flags, pid, start, at)
+    return struct.pack("<BBHIQQ", kind, VERSION, flags, pid, start, at)
 
 
 def fork(pid, start, forker, forker_start, at, root=0):
-    strings = struct.pack("<QQQ", forker_start, forker_start, 1)
-    return header(1, pid, start, at, root) + strings + struct.pack("<6I", forker, forker, pid, pid, 0, 1)
+    """`tracer_common::ForkRecord`"""
+    starts = struct.pack("<QQQ", forker_start, forker_start, 1)
+    return header(1, pid, start, at, root) + starts + struct.pack("<8I", forker, forker, pid, pid, 0, 1, forker, 0)
 
 
 def execed(pid, start, at):
-    exe, args = b"/bin/sh", b"sh\0-c\0true\0"
-    return header(2, pid, start, at) + struct.pack("<QHHI", 1, len(exe), len(args), 0) + exe + args
+    """`tracer_common::ExecRecord`"""
+    exe, args, markers = b"/bin/sh", b"sh\0-c\0true\0", b"TRACER_AGENT=a\0"
+    lengths = struct.pack("<QIIHHHH", 1, 0, 0, len(exe), len(args), len(markers), 0)
+    return header(2, pid, start, at) + lengths + exe + args + markers
 
 
 def exited(pid, start, parent, parent_start, at, status=0):
@@ -160,8 +168,36 @@ ANNOUNCEMENT = {
     ]
 }
 
+def field(number, payload):
+    """A field of Protocol Buffers: a number, or bytes."""
+    if isinstance(payload, int):
+        return bytes([number << 3]) + varint(payload)
+    return bytes([number << 3 | 2]) + varint(len(payload)) + payload
+
+
+def varint(number):
+    rest, low = number >> 7, number & 0x7F
+    return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+
+def frame(number, payload=b""):
+    message = field(number, payload)
+    return struct.pack("<I", len(message)) + message
+
+
+ID = field(1, 11) + field(2, 200)
+# `Ask` and `Told` of tracer/src/tap/wire.rs.
+TAP = {
+    "asks": frame(1, 7) + frame(2) + frame(3) + frame(4) + frame(5, field(1, ID) + field(2, ID)) + frame(6, ID)
+    + frame(7),
+    "told": frame(1, field(1, b"TRACER_AGENT")) + frame(3, RECORDS["clean"]) + frame(4)
+    + frame(5, field(1, 1) + field(5, 3)) + frame(6, field(1, field(1, ID)) + field(2, 1))
+    + frame(7, field(1, b"")) + frame(8, field(1, 1)) + frame(3, RECORDS["zombie"]) + frame(9),
+    "refused": frame(2, b"trace for another user"),
+}
+
 for folder, seeds in {"records": RECORDS, "core": CORE, "procfs": PROCFS, "btf": BTF,
-                      "announcement": ANNOUNCEMENT}.items():
+                      "announcement": ANNOUNCEMENT, "tap": TAP}.items():
     (HERE / folder).mkdir(exist_ok=True)
     for name, content in seeds.items():
         (HERE / folder / name).write_bytes(content)

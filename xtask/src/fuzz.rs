@@ -40,13 +40,14 @@ struct Target {
     max_len: u32,
 }
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 7] = [
     Target { name: "records", seeds: "fuzz/corpus/records", max_len: 4096 },
     Target { name: "procfs", seeds: "fuzz/corpus/procfs", max_len: 4096 },
     Target { name: "btf", seeds: "fuzz/corpus/btf", max_len: 4096 },
     Target { name: "core", seeds: "fuzz/corpus/core", max_len: 4096 },
     Target { name: "recording", seeds: "tracer/tests/recordings", max_len: 8192 },
     Target { name: "announcement", seeds: "fuzz/corpus/announcement", max_len: 4096 },
+    Target { name: "tap", seeds: "fuzz/corpus/tap", max_len: 4096 },
 ];
 
 /// Most memory that a target may hold, MiB.

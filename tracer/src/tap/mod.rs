@@ -17,3 +17,13 @@ pub(crate) mod wire;
 
 /// The name of this protocol.
 pub const SCHEMA: &str = "tracer.trace/1";
+
+/// How many requests of a client these bytes hold, up to the first that a daemon does not understand: read
+/// as it reads them.
+#[must_use]
+pub fn requests_in(bytes: &[u8]) -> usize {
+    let mut frames = wire::Frames::at_most(wire::MAX_REQUEST);
+    frames.came(bytes);
+    let next = || frames.next::<wire::Request>().ok().flatten()?.ask;
+    std::iter::from_fn(next).count()
+}
