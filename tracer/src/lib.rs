@@ -18,6 +18,7 @@ pub mod driver;
 pub mod escape;
 pub mod kernel;
 pub mod lineage;
+mod lock;
 mod memory;
 pub mod node;
 mod observers;

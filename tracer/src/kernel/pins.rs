@@ -30,12 +30,13 @@ use aya::{
     },
 };
 use rustix::{
-    fs::{FlockOperation, flock, fstatfs},
-    io::Errno,
+    fs::fstatfs,
     mount::{MountFlags, mount},
 };
 use thiserror::Error;
 use tracer_common::PIN_VERSION;
+
+use crate::lock;
 
 /// `include/uapi/linux/magic.h`
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -118,7 +119,7 @@ impl Pins {
     /// Makes the folder if need be, locks it, and clears it of what was never completed.
     pub(super) fn open(at: &Path) -> Result<(Self, Found), PinError> {
         make_folder(at)?;
-        let lock = lock(at)?;
+        let lock = locked(at)?;
         let current = at.join(format!("v{PIN_VERSION}"));
         let mut found = Found::Nothing;
         for entry in entries(at)? {
@@ -147,7 +148,7 @@ impl Pins {
             return Ok(false);
         }
         check_bpffs(at)?;
-        let _lock = lock(at)?;
+        let _lock = locked(at)?;
         for entry in entries(at)? {
             remove_folder(&entry)?;
         }
@@ -266,13 +267,15 @@ fn make_dir(path: &Path) -> Result<(), PinError> {
     })
 }
 
-fn lock(at: &Path) -> Result<File, PinError> {
+fn locked(at: &Path) -> Result<File, PinError> {
     let error = |source| PinError::File { action: "lock", path: at.to_owned(), source };
     let folder = File::open(at).map_err(error)?;
-    match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+    match lock::take(&folder) {
         Ok(()) => Ok(folder),
-        Err(Errno::WOULDBLOCK) => Err(PinError::InUse(at.to_owned())),
-        Err(errno) => Err(error(errno.into())),
+        Err(held) if held.kind() == io::ErrorKind::WouldBlock => {
+            Err(PinError::InUse(at.to_owned()))
+        }
+        Err(source) => Err(error(source)),
     }
 }
 

@@ -13,10 +13,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, chmodat, flock, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, Mode, chmodat, renameat, statat, unlinkat};
 use thiserror::Error;
 
-use crate::escape;
+use crate::{escape, lock};
 
 /// Why there is no socket.
 #[derive(Debug, Error)]
@@ -86,7 +86,7 @@ impl Place {
         let name = path.file_name().ok_or_else(no_name)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = open_folder(path, folder.unwrap_or(Path::new(".")))?;
-        let lock = lock(path, &folder, name)?;
+        let lock = locked(path, &folder, name)?;
         remove_stale(path, &folder, name)?;
         // Under another name until its permissions are right: whoever finds it by its own can connect.
         let mut early = std::ffi::OsString::from(".");
@@ -151,7 +151,7 @@ fn open_folder(path: &Path, folder: &Path) -> Result<File, PlaceError> {
 }
 
 /// Keeps every other daemon from the socket.
-fn lock(path: &Path, folder: &File, name: &std::ffi::OsStr) -> Result<File, PlaceError> {
+fn locked(path: &Path, folder: &File, name: &std::ffi::OsStr) -> Result<File, PlaceError> {
     let failed = |source| PlaceError::Io { path: path.to_owned(), action: "lock it", source };
     let mut file = name.to_owned();
     file.push(".lock");
@@ -163,10 +163,12 @@ fn lock(path: &Path, folder: &File, name: &std::ffi::OsStr) -> Result<File, Plac
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(of(folder).join(file))
         .map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match lock::take(&file) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(PlaceError::Live { path: path.to_owned() }),
-        Err(error) => Err(failed(error.into())),
+        Err(held) if held.kind() == io::ErrorKind::WouldBlock => {
+            Err(PlaceError::Live { path: path.to_owned() })
+        }
+        Err(error) => Err(failed(error)),
     }
 }
 

@@ -19,9 +19,10 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::OFlags;
 
 use super::show;
+use crate::lock;
 use crate::recording::{
     Reason,
     frame::{self, Chain, Found},
@@ -92,8 +93,8 @@ impl Segments {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let lock = open_own(&folder.join("lock"))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        let own = open_own(&folder.join("lock"))?;
+        lock::take(&own)?;
         let mut segments = Self {
             folder: folder.to_owned(),
             list: VecDeque::new(),
@@ -101,7 +102,7 @@ impl Segments {
             place: None,
             segment_bytes,
             bytes: 0,
-            _lock: lock,
+            _lock: own,
         };
         let mut found = Vec::new();
         for entry in fs::read_dir(folder)? {
