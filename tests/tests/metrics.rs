@@ -197,6 +197,28 @@ fn thousands_who_ask_nothing_keep_nobody_from_asking() {
     assert!(used < 500.0, "{used} descriptors");
 }
 
+/// They are sampled every five seconds.
+#[test]
+fn who_asks_is_counted_and_who_is_traced_for() {
+    /// Nobody has processes of this user.
+    const USER: u32 = 54_323;
+    let daemon = Daemon::started_for_all(METRICS);
+    let address = scrape::address(&daemon);
+    let socket = daemon.path("tracer.sock").into_os_string();
+    let run = Run::workload(["never-waits"]).by_user(USER).options(["--socket".into(), socket]);
+    let running = run.start();
+    running.held("standing");
+    until(&address, "tracer_traced_commands", |commands| commands == 1.0);
+    running.release("standing");
+    drop(running.finish());
+    until(&address, "tracer_traced_commands", |commands| commands == 0.0);
+    let of = |result: &str| format!("tracer_control_requests_total{{result=\"{result}\"}}");
+    let before = until(&address, &of("answered"), |answered| answered >= 1.0);
+    let _told = daemon.asked(&["ps"]);
+    until(&address, &of("answered"), |answered| answered > before);
+    assert_eq!(until(&address, &of("refused"), |_| true), 0.0);
+}
+
 #[test]
 fn promtool_is_content_with_what_is_told() {
     if let Err(reason) = prometheus::is_installed() {

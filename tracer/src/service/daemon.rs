@@ -287,7 +287,9 @@ impl Daemon {
                 }
                 () = at(sample_due) => {
                     let pods = self.pods.as_ref().map(Pods::status);
-                    self.outlets.sample(&self.node, self.probes.counts()?, self.lost.damaged, pods);
+                    let clients = self.control.as_ref().map(|control| self.taps.clients(control.status()));
+                    let (counts, damaged) = (self.probes.counts()?, self.lost.damaged);
+                    self.outlets.sample(&self.node, counts, damaged, pods, clients);
                     sample_due = Some(Instant::now() + SAMPLE_EVERY);
                 }
             }

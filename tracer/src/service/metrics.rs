@@ -42,7 +42,7 @@ use hyper::StatusCode;
 use thiserror::Error;
 
 pub use probe::is_probe;
-pub use state::{RunSample, Sample};
+pub use state::{Clients, RunSample, Sample};
 
 use super::{
     http::{Accept, Limits, Page, Server, ServerError, Site},

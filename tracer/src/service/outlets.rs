@@ -12,7 +12,7 @@ use super::{
     config::{self, Config},
     control::{Control, Teller},
     history::{self, History, OpenFinding, Settlement},
-    metrics::{Metrics, Sample},
+    metrics::{Clients, Metrics, Sample},
     news::{Change, News, NewsKind, Origin, What},
     pods::PodsStatus,
     sinks::{
@@ -121,11 +121,22 @@ impl Outlets {
     }
 
     /// Tells metrics what the main task knows, and how the others do.
-    pub fn sample(&self, node: &Node, counts: Counts, damaged: u64, pods: Option<PodsStatus>) {
+    pub fn sample(
+        &self,
+        node: &Node,
+        counts: Counts,
+        damaged: u64,
+        pods: Option<PodsStatus>,
+        clients: Option<Clients>,
+    ) {
         if let Some(metrics) = &self.metrics {
             let history = self.history.as_ref().map(|history| history.status());
             let sinks = self.sinks.status();
-            metrics.sample(Sample { pods, ..Sample::of(node, counts, damaged, history, sinks) });
+            metrics.sample(Sample {
+                pods,
+                clients,
+                ..Sample::of(node, counts, damaged, history, sinks)
+            });
         }
     }
 

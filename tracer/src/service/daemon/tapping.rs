@@ -11,7 +11,10 @@ use crate::{
     lineage::{Event, ProcessId, RecoveredProcess},
     node::{Adoption, RunId},
     recording::convert,
-    service::control::{Asked, NOT_HIS, TapAsked, TapBegin, TapId},
+    service::{
+        control::{Asked, ControlStatus, NOT_HIS, TapAsked, TapBegin, TapId},
+        metrics::Clients,
+    },
     tap::{
         descent::Descent,
         outbox::Outbox,
@@ -30,6 +33,8 @@ const BATCH: usize = 256 << 10;
 pub(super) struct Taps {
     taps: BTreeMap<TapId, Tap>,
     last: TapId,
+    /// What did not fit the outboxes of those that are gone.
+    dropped_before: u64,
 }
 
 /// One of them.
@@ -75,10 +80,22 @@ impl Taps {
 
     /// Puts all that was forwarded on its way, and forgets who is gone.
     pub(super) fn send(&mut self) {
-        self.taps.retain(|_, tap| {
+        let Self { taps, dropped_before, .. } = self;
+        taps.retain(|_, tap| {
             tap.send();
-            !tap.outbox.is_abandoned()
+            let is_gone = tap.outbox.is_abandoned();
+            if is_gone {
+                *dropped_before += tap.dropped;
+            }
+            !is_gone
         });
+    }
+
+    /// For metrics.
+    pub(super) fn clients(&self, control: ControlStatus) -> Clients {
+        let dropped = self.taps.values().map(|tap| tap.dropped).sum::<u64>();
+        let traced_for = u64::try_from(self.taps.len()).unwrap_or(u64::MAX);
+        Clients { control, traced_for, untold: self.dropped_before.saturating_add(dropped) }
     }
 }
 
@@ -198,7 +215,7 @@ impl Daemon {
         tap.answer(Told::Begun(Begun { markers: self.rules.markers().to_vec() }));
         tap.put(&records::fork_of(&root), false);
         tap.send();
-        let Taps { taps, last } = &mut self.taps;
+        let Taps { taps, last, .. } = &mut self.taps;
         *last += 1;
         taps.insert(*last, tap);
         Ok(Some(*last))

@@ -13,10 +13,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{agents::AgentLabel, figures::Figures, ledger::Series};
+use super::{agents::AgentLabel, figures::Figures, ledger::Series, state::Clients};
 use crate::{
     lineage::FindingKind,
-    service::{history::Mode, pods::PodsStatus},
+    service::{control::ControlStatus, history::Mode, pods::PodsStatus},
 };
 
 /// `OpenMetrics` 1.0.
@@ -157,6 +157,7 @@ impl Collector for Figures {
         self.history(&mut writer)?;
         self.sinks(&mut writer)?;
         self.pods(&mut writer)?;
+        self.clients(&mut writer)?;
         self.process(&mut writer)
     }
 }
@@ -344,6 +345,31 @@ impl Figures {
             "tracer_pods_left_out",
             "Pods that were told of and not taken: there was no room, or they were none.",
             left_out,
+        )
+    }
+
+    fn clients(&self, to: &mut Writer<'_>) -> fmt::Result {
+        let Some(Clients { control, traced_for, untold }) = self.clients else { return Ok(()) };
+        let ControlStatus { answered, refused, missed } = control;
+        to.counters(
+            "tracer_control_requests",
+            "Requests at the control socket.",
+            [([("result", "answered")], answered), ([("result", "refused")], refused)],
+        )?;
+        to.counter(
+            "tracer_control_news_missed",
+            "News that followers (tracer events --follow) missed because they were too slow.",
+            missed,
+        )?;
+        to.gauge(
+            "tracer_traced_commands",
+            "Commands of others that are traced for them.",
+            traced_for,
+        )?;
+        to.counter(
+            "tracer_traced_records_dropped",
+            "Records that they were not told because they were too slow.",
+            untold,
         )
     }
 

@@ -9,6 +9,7 @@ use super::{
     health::Health,
     host::HostFigures,
     ledger::Sums,
+    state::Clients,
 };
 use crate::{
     kernel::load::Counts,
@@ -33,6 +34,7 @@ pub(super) struct Figures {
     pub(super) history: Option<HistoryStatus>,
     pub(super) sinks: Vec<SinkStatus>,
     pub(super) pods: Option<PodsStatus>,
+    pub(super) clients: Option<Clients>,
     /// Room in the kernel side's table; `None`: it is not loaded yet.
     pub(super) max_processes: Option<u64>,
     /// Of the daemon, seconds since the epoch.

@@ -16,7 +16,9 @@ use crate::{
     kernel::load::Counts,
     lineage::{Nanos, ProcessId},
     node::{FindingNews, InvocationNews, Node, What},
-    service::{history::HistoryStatus, pods::PodsStatus, sinks::SinkStatus},
+    service::{
+        control::ControlStatus, history::HistoryStatus, pods::PodsStatus, sinks::SinkStatus,
+    },
 };
 
 /// Processes whose cgroups are looked at.
@@ -39,6 +41,19 @@ pub struct Sample {
     pub sinks: Vec<SinkStatus>,
     /// How it goes with the pods of this node; `None`: they are not asked for.
     pub pods: Option<PodsStatus>,
+    /// How it goes with who asks at the control socket; `None`: there is none.
+    pub clients: Option<Clients>,
+}
+
+/// Who asks at the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clients {
+    /// The socket.
+    pub control: ControlStatus,
+    /// Those that are traced for now.
+    pub traced_for: u64,
+    /// Records that they, and those before them, were not told: they were too slow.
+    pub untold: u64,
 }
 
 /// One agent's run.
@@ -76,6 +91,7 @@ impl Sample {
             history,
             sinks,
             pods: None,
+            clients: None,
         }
     }
 }
@@ -96,6 +112,7 @@ pub(super) struct State {
     history: Option<HistoryStatus>,
     sinks: Vec<SinkStatus>,
     pods: Option<PodsStatus>,
+    clients: Option<Clients>,
     pub(super) max_processes: Option<u64>,
     /// Of the daemon, seconds since the epoch.
     started_at: Option<f64>,
@@ -121,6 +138,7 @@ impl State {
             history: None,
             sinks: Vec::new(),
             pods: None,
+            clients: None,
             max_processes: None,
             started_at,
         }
@@ -151,7 +169,8 @@ impl State {
     }
 
     pub(super) fn sample(&mut self, sample: Sample) {
-        let Sample { runs, counts, damaged, refused_announcements, history, sinks, pods } = sample;
+        let Sample { runs, counts, damaged, refused_announcements, history, sinks, pods, clients } =
+            sample;
         // Series that were there stay, so that a run's end shows as zero.
         self.runs.values_mut().for_each(|runs| *runs = Runs::default());
         self.roots.clear();
@@ -168,6 +187,7 @@ impl State {
         self.history = history;
         self.sinks = sinks;
         self.pods = pods;
+        self.clients = clients;
     }
 
     /// Processes by whose cgroups one sees how near agents are to their limits: agents, and what they
@@ -190,6 +210,7 @@ impl State {
             history,
             sinks,
             pods,
+            clients,
             max_processes,
             started_at,
         } = self;
@@ -206,6 +227,7 @@ impl State {
             history: *history,
             sinks: sinks.clone(),
             pods: *pods,
+            clients: *clients,
             max_processes: *max_processes,
             started_at: *started_at,
         }

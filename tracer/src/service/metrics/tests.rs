@@ -14,6 +14,7 @@ use crate::{
     node::{Change, FindingNews, InvocationNews, What},
     report::sample,
     service::{
+        control::ControlStatus,
         history::{HistoryStatus, Mode},
         metrics::{
             agents::AgentLabel,
@@ -102,6 +103,11 @@ fn full() -> State {
             last_error: None,
         }],
         pods: Some(PodsStatus { known: 6, is_up: true, failures: 7, left_out: 8 }),
+        clients: Some(Clients {
+            control: ControlStatus { answered: 9, refused: 10, missed: 11 },
+            traced_for: 12,
+            untold: 13,
+        }),
     });
     let pids = PidsOfAgent { used: 8, max: 9, exhaustion: Some(60.0) };
     state.host = HostFigures {
