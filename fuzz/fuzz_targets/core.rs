@@ -100,6 +100,7 @@ impl Step<'_> {
                 truncated: self.bit(0),
                 markers: self.0,
                 markers_truncated: self.bit(1),
+                uid: None,
             },
             3 => Event::Exit {
                 at,

@@ -29,6 +29,7 @@ pub mod facts;
 pub mod finished;
 pub mod frozen;
 pub mod grove;
+pub mod history;
 pub mod hook;
 mod keeper;
 pub mod proc;

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
@@ -18,7 +18,7 @@ use tracer_tests::escaped::{
 };
 use tracer_tests::prometheus::{self, promtool};
 use tracer_tests::scrape::{self, METRICS, get};
-use tracer_tests::{Run, Running, binary, proc, skip, sys};
+use tracer_tests::{Run, Running, binary, history, proc, skip, sys};
 
 /// A workload of a hostile name.
 struct Program {
@@ -164,15 +164,6 @@ fn who_asks_the_daemon_gets_every_byte_or_what_harms_nobody() {
     }
 }
 
-/// Runs a script of Python with the history, and returns what it prints as JSON.
-fn with_history(database: &Path, script: &str) -> Value {
-    let script = format!("import json, sqlite3, sys\ndb = sqlite3.connect(sys.argv[1])\n{script}");
-    let output = Command::new(binary::python()).args(["-c", &script]).arg(database).output();
-    let output = output.expect("python");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
 #[test]
 fn history_holds_texts_and_no_statements() {
     let scene = Scene::start("text");
@@ -190,21 +181,16 @@ fn history_holds_texts_and_no_statements() {
         let told = ask(&[args, &["--json"]].concat());
         assert!(serde_json::from_str::<Value>(&told).is_ok(), "{told}");
     }
-    let sound = with_history(
-        &database,
-        "print(json.dumps(db.execute('pragma integrity_check').fetchall()))",
-    );
+    let sound = history::rows(&database, "pragma integrity_check");
     assert_eq!(sound, serde_json::json!([["ok"]]));
     let tables = "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by 1";
-    let tables =
-        with_history(&database, &format!("print(json.dumps(db.execute(\"{tables}\").fetchall()))"));
+    let tables = history::rows(&database, tables);
     assert_eq!(tables, serde_json::json!([["findings"], ["invocations"]]));
     let rows = format!(
-        "rows = db.execute('select name, exe, args, json from findings where pid = {} and kind = ?', ('survivor',))\n\
-         print(json.dumps(rows.fetchall()))",
+        "select name, exe, args, json from findings where pid = {} and kind = 'survivor'",
         scene.survivor
     );
-    let rows = with_history(&database, &rows);
+    let rows = history::rows(&database, &rows);
     let [name, exe, args, json] =
         [0, 1, 2, 3].map(|column| rows[0][column].as_str().expect("a text"));
     for text in [name, exe, args, json] {

@@ -113,6 +113,7 @@ impl History {
             truncated: false,
             markers: b"",
             markers_truncated: false,
+            uid: None,
         });
         let at = Nanos(self.now);
         self.tell(Event::Exit { at, process, status: 0, parent, children_uncounted: false });

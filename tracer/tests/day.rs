@@ -192,6 +192,7 @@ impl Day {
             truncated: false,
             markers: b"",
             markers_truncated: false,
+            uid: None,
         });
         let (run, agent): (_, ProgramSeen) = self.node.poll_agent().expect("an agent");
         assert!(self.node.poll_agent().is_none());
@@ -248,6 +249,7 @@ impl Day {
             truncated: false,
             markers: b"",
             markers_truncated: false,
+            uid: None,
         });
         let fate = Fate::of(number);
         let ends = if fate == Fate::Outlives { LEAKS } else { WORK };

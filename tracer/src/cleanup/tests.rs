@@ -214,6 +214,7 @@ impl Kernel {
             truncated: false,
             markers: b"",
             markers_truncated: false,
+            uid: None,
         });
     }
 

@@ -227,16 +227,8 @@ fn fork(record: &ForkRecord) -> Event<'static> {
 
 fn exec(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
     let record: ExecRecord = read(bytes)?;
-    let ExecRecord {
-        header,
-        cgroup: _,
-        uid: _,
-        euid: _,
-        exe_len,
-        args_len,
-        markers_len,
-        reserved: _,
-    } = record;
+    let ExecRecord { header, cgroup: _, uid, euid: _, exe_len, args_len, markers_len, reserved: _ } =
+        record;
     let lengths = [exe_len, args_len, markers_len].map(usize::from);
     let needed = size_of::<ExecRecord>() + lengths.iter().sum::<usize>();
     let truncated = RecordError::Truncated { len: bytes.len(), needed };
@@ -255,6 +247,7 @@ fn exec(bytes: &[u8]) -> Result<Event<'_>, RecordError> {
         truncated: header.flags & EXEC_ARGS_TRUNCATED != 0,
         markers: markers?,
         markers_truncated: header.flags & EXEC_MARKERS_TRUNCATED != 0,
+        uid: Some(uid),
     })
 }
 
@@ -315,10 +308,11 @@ mod tests {
         assert_eq!(users(&before), Some((1000, 0)));
         let after = with_strings(&before, b"e", b"", b"A=1\0").unwrap();
         assert!(!after.windows(6).any(|window| window == b"secret"));
-        let Ok(Event::Exec { exe, args, truncated, markers, .. }) = decode(&after) else {
+        let Ok(Event::Exec { exe, args, truncated, markers, uid, .. }) = decode(&after) else {
             panic!()
         };
         assert_eq!((exe, args, truncated, markers), (&b"e"[..], &b""[..], true, &b"A=1\0"[..]));
+        assert_eq!(uid, Some(1000));
         assert_eq!((users(&after), cgroup(&after)), (users(&before), cgroup(&before)));
         assert_eq!(with_strings(&before, &[7; 1 << 16], b"", b""), None);
         assert_eq!(with_strings(&bytes(&header(RecordKind::Free)), b"", b"", b""), None);

@@ -51,6 +51,8 @@ pub enum Event<'a> {
         markers: &'a [u8],
         /// There may be more of these.
         markers_truncated: bool,
+        /// Its real user from then on, in the initial user namespace; `None`: that is not known.
+        uid: Option<u32>,
     },
     /// Its last thread died. May come twice; the later one holds.
     Exit {

@@ -173,6 +173,8 @@ pub struct Lineage {
     root_cgroups: Vec<u64>,
     /// The cgroup that was made for the root.
     own_cgroup: Option<OwnCgroup>,
+    /// The root's real user when it first executed something that was told.
+    root_uid: Option<u32>,
     /// Those that are looked at because they may go on for a process that lived when `grace` ended:
     /// how many such have come between.
     successors: HashMap<ProcessId, u8>,
@@ -222,6 +224,7 @@ impl Lineage {
             unreaped_unknown: HashSet::new(),
             root_cgroups: Vec::new(),
             own_cgroup: None,
+            root_uid: None,
             successors: HashMap::new(),
             cleanup: CleanedUp::default(),
         }
@@ -241,7 +244,10 @@ impl Lineage {
                     self.forked_for_a_call(at, child, forker, thread);
                 }
             }
-            Event::Exec { at, process, exe, args, truncated, markers, markers_truncated } => {
+            Event::Exec { at, process, exe, args, truncated, markers, markers_truncated, uid } => {
+                if Some(process) == self.root {
+                    self.root_uid = self.root_uid.or(uid);
+                }
                 self.executed(at, process, exe, args, truncated, (markers, markers_truncated));
             }
             Event::Exit { at, process, status, parent, children_uncounted } => {
@@ -398,6 +404,13 @@ impl Lineage {
     #[must_use]
     pub fn root(&self) -> Option<ProcessId> {
         self.root
+    }
+
+    /// The root's real user when it first executed something that was told, in the initial user
+    /// namespace.
+    #[must_use]
+    pub fn root_uid(&self) -> Option<u32> {
+        self.root_uid
     }
 
     /// Whether the root has ended.

@@ -66,6 +66,7 @@ impl Lineage {
                     truncated: *truncated,
                     markers: &[],
                     markers_truncated: false,
+                    uid: None,
                 });
             }
         }

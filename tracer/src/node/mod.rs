@@ -170,7 +170,8 @@ impl Node {
 
     /// A process that belongs to no run executed a program: an agent?
     pub fn executed(&mut self, event: &Event<'_>) {
-        let Event::Exec { at, process, exe, args, truncated, markers, markers_truncated } = *event
+        let Event::Exec { at, process, exe, args, truncated, markers, markers_truncated, uid } =
+            *event
         else {
             return;
         };
@@ -187,6 +188,7 @@ impl Node {
             truncated,
             markers: markers.to_vec(),
             markers_truncated,
+            uid,
         });
     }
 

@@ -44,6 +44,9 @@ impl What {
 pub struct InvocationNews {
     /// The run. Its `command` is what its root executes.
     pub invocation: Invocation,
+    /// The real user of its root when it began, in the initial user namespace; `None`: that is not
+    /// known.
+    pub uid: Option<u32>,
     /// Figures so far; `dropped` and `unseen` are the whole host's.
     pub stats: Stats,
     /// Events were lost that could have changed what was found.

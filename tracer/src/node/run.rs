@@ -50,13 +50,15 @@ pub struct ProgramSeen {
     pub markers: Vec<u8>,
     /// As in [`Event::Exec`].
     pub markers_truncated: bool,
+    /// As in [`Event::Exec`].
+    pub uid: Option<u32>,
 }
 
 impl ProgramSeen {
     /// As the kernel would have told it.
     #[must_use]
     pub fn event(&self) -> Event<'_> {
-        let Self { process, at, exe, args, truncated, markers, markers_truncated } = self;
+        let Self { process, at, exe, args, truncated, markers, markers_truncated, uid } = self;
         Event::Exec {
             at: *at,
             process: *process,
@@ -65,6 +67,7 @@ impl ProgramSeen {
             truncated: *truncated,
             markers,
             markers_truncated: *markers_truncated,
+            uid: *uid,
         }
     }
 }
@@ -183,6 +186,7 @@ impl Run {
     fn invocation(&self) -> InvocationNews {
         InvocationNews {
             invocation: self.lineage.invocation_now(),
+            uid: self.lineage.root_uid(),
             stats: self.lineage.stats(),
             is_uncertain: self.lineage.is_uncertain(),
         }

@@ -9,19 +9,36 @@ fn pids(id: ProcessId) -> Pids {
     Pids { host: id.pid, local: Some(id.pid), namespace: id.pid, level: 0 }
 }
 
-/// A node with an agent's run of this root.
-fn begin(node: &mut Node, root: ProcessId) -> RunId {
-    let at = Nanos(root.start);
-    let exec = Event::Exec {
+/// The agent's program, executed by this user.
+fn exec(process: ProcessId, at: Nanos, uid: Option<u32>) -> Event<'static> {
+    Event::Exec {
         at,
-        process: root,
+        process,
         exe: AGENT,
         args: b"claude\0",
         truncated: false,
         markers: b"",
         markers_truncated: false,
-    };
-    node.handle(exec, None);
+        uid,
+    }
+}
+
+/// What is told of runs, in order: as whose, and whether they have ended.
+fn told_of_runs(node: &mut Node, now: Nanos) -> Vec<(Option<u32>, bool)> {
+    node.settle(now);
+    let outputs = std::iter::from_fn(|| node.poll_output());
+    let told = outputs.filter_map(|output| match output {
+        Output::News(What::Opened(news)) => Some((news.uid, false)),
+        Output::News(What::Ended(news)) => Some((news.uid, true)),
+        _ => None,
+    });
+    told.collect()
+}
+
+/// A node with an agent's run of this root.
+fn begin(node: &mut Node, root: ProcessId) -> RunId {
+    let at = Nanos(root.start);
+    node.handle(exec(root, at, Some(1000)), None);
     let (run, agent) = node.poll_agent().expect("an agent");
     let root = RecoveredProcess::forked(root, INIT, INIT, pids(root));
     let root = RecoveredProcess { root: true, exec_at: Some(at), ..root };
@@ -100,4 +117,51 @@ fn old_news_of_a_pid_do_not_displace_its_owner() {
     fork(&mut node, run, root, child);
     assert_eq!(node.run_of_pid(200), Some((heir, run)));
     assert_eq!((node.run_of(child), node.run_of(heir)), (None, Some(run)));
+}
+
+#[test]
+fn run_is_its_user_s_as_whom_its_root_began() {
+    let mut node = node();
+    let root = ProcessId { pid: 100, start: 10 };
+    begin(&mut node, root);
+    assert_eq!(told_of_runs(&mut node, Nanos(11)), [(Some(1000), false)]);
+    node.handle(exec(root, Nanos(20), Some(0)), None);
+    exit(&mut node, INIT, root);
+    node.handle_timeout(Nanos(1 << 40));
+    assert_eq!(told_of_runs(&mut node, Nanos(1 << 40)), [(Some(1000), true)]);
+}
+
+#[test]
+fn next_daemon_is_told_whose_a_run_was_and_a_child_s_user_says_nothing() {
+    let (root, child) = (ProcessId { pid: 100, start: 10 }, ProcessId { pid: 101, start: 20 });
+    let is_known = |noted: &[Event<'_>], read: Option<u32>| {
+        let mut node = node();
+        let entry = RecoveredProcess::forked(root, INIT, INIT, pids(root));
+        let processes = [
+            RecoveredProcess { root: true, exec_at: Some(Nanos(30)), ..entry },
+            RecoveredProcess::forked(child, root, root, pids(child)),
+        ];
+        let noted = noted.iter().filter_map(OwnedEvent::of).collect();
+        let program =
+            ProgramSeen { process: root, at: Nanos(30), uid: read, ..ProgramSeen::default() };
+        node.adopted(
+            7,
+            Adoption {
+                at: Nanos(40),
+                story: story(&processes, noted),
+                processes: processes.into(),
+                programs: vec![program],
+                ..Adoption::default()
+            },
+        );
+        told_of_runs(&mut node, Nanos(41))
+    };
+    let noted = [
+        exec(child, Nanos(25), Some(7)),
+        exec(root, Nanos(26), Some(1000)),
+        exec(root, Nanos(30), Some(0)),
+    ];
+    assert_eq!(is_known(&noted, Some(0)), [(Some(1000), false)]);
+    assert_eq!(is_known(&noted[..1], Some(0)), [(Some(0), false)]);
+    assert_eq!(is_known(&noted[..1], None), [(None, false)]);
 }

@@ -6,6 +6,8 @@ use super::fields::{Fields, lines};
 /// What tracer takes from `status`. A field that the kernel did not write is `None` or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
+    /// Real user id, in the reader's user namespace.
+    pub real_uid: Option<u32>,
     /// Effective user id, in the reader's user namespace.
     pub effective_uid: Option<u32>,
     /// The user whose it is in every way, if it is one's: real, effective, saved and for files.
@@ -41,6 +43,7 @@ pub fn parse_status(bytes: &[u8]) -> Result<Status, Malformed> {
                 let effective = fields.number("Uid", 10)?;
                 let (saved, files): (u32, u32) =
                     (fields.number("Uid", 10)?, fields.number("Uid", 10)?);
+                status.real_uid = Some(real);
                 status.effective_uid = Some(effective);
                 let is_one = [effective, saved, files] == [real; 3];
                 status.only_uid = is_one.then_some(real);

@@ -64,6 +64,7 @@ fn status_gives_what_is_there() {
     assert_eq!(
         status,
         Status {
+            real_uid: Some(1000),
             effective_uid: Some(1001),
             only_uid: None,
             namespace_pids: vec![12, 1],

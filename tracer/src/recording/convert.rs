@@ -121,7 +121,7 @@ fn kind(event: &Event<'_>) -> Kind {
                 thread,
             })
         }
-        Event::Exec { at, process, exe, args, truncated, markers, markers_truncated } => {
+        Event::Exec { at, process, exe, args, truncated, markers, markers_truncated, uid } => {
             Kind::Exec(wire::Exec {
                 at: at.0,
                 process: Some(process.into()),
@@ -130,6 +130,7 @@ fn kind(event: &Event<'_>) -> Kind {
                 truncated,
                 markers: markers.to_vec(),
                 markers_truncated,
+                uid,
             })
         }
         Event::Announced(ref announcement) => {
@@ -235,6 +236,7 @@ pub(super) fn input(kind: &Kind) -> Result<Input<'_>, Reason> {
             truncated,
             markers,
             markers_truncated,
+            uid,
         }) => Event::Exec {
             at: Nanos(*at),
             process: id(process),
@@ -243,6 +245,7 @@ pub(super) fn input(kind: &Kind) -> Result<Input<'_>, Reason> {
             truncated: *truncated,
             markers,
             markers_truncated: *markers_truncated,
+            uid: *uid,
         },
         Kind::Announced(wire::Announced { json, refused }) if json.is_empty() => {
             Event::AnnouncementsRefused(*refused)

@@ -215,6 +215,7 @@ fn one_of_each() -> Vec<Input<'static>> {
             truncated: true,
             markers: b"AGENT=1\0",
             markers_truncated: true,
+            uid: Some(0),
         },
         Event::Exec {
             at,
@@ -224,6 +225,7 @@ fn one_of_each() -> Vec<Input<'static>> {
             truncated: false,
             markers: b"",
             markers_truncated: false,
+            uid: None,
         },
         Event::Exit { at, process: CHILD, status: 9, parent: ROOT, children_uncounted: true },
         Event::Unreaped { at, process: CHILD, parent: ROOT, waits: Some(waits), not_yet: true },
@@ -715,6 +717,7 @@ fn any_input() -> impl Strategy<Value = Input<'static>> {
                 truncated,
                 markers: b"",
                 markers_truncated: false,
+                uid: None,
             })
         },
     );

@@ -256,6 +256,8 @@ pub(super) struct Exec {
     pub(super) markers: Vec<u8>,
     #[prost(bool, tag = "7")]
     pub(super) markers_truncated: bool,
+    #[prost(uint32, optional, tag = "8")]
+    pub(super) uid: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -346,7 +346,7 @@ pub(super) fn weight(news: &News) -> usize {
     let News { at: _, epoch_offset: _, what } = news;
     let held = match what {
         What::Opened(news) | What::Ended(news) => {
-            let InvocationNews { invocation, stats: _, is_uncertain: _ } = &**news;
+            let InvocationNews { invocation, uid: _, stats: _, is_uncertain: _ } = &**news;
             words(&invocation.command) + words(&invocation.root.args)
         }
         What::Finding(news) => {

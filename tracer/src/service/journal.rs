@@ -285,6 +285,7 @@ mod tests {
             truncated: false,
             markers: b"",
             markers_truncated: false,
+            uid: None,
         }
     }
 

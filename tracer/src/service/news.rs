@@ -77,7 +77,7 @@ enum Entry<'a> {
 
 impl<'a> Entry<'a> {
     fn of(writer: &json::Writer, news: &'a InvocationNews) -> Self {
-        let InvocationNews { invocation, stats, is_uncertain } = news;
+        let InvocationNews { invocation, uid: _, stats, is_uncertain } = news;
         let invocation = Box::new(writer.invocation(invocation));
         Self::Invocation { invocation, stats: *stats, uncertain: *is_uncertain }
     }

@@ -38,6 +38,8 @@ pub(super) fn seen(
         args,
         markers: markers(&environment, rules.markers()),
         markers_truncated: environment.len() >= MAX_ENVIRONMENT,
+        // Who may trace a host is in the initial user namespace itself.
+        uid: dir.status().ok().and_then(|status| status.real_uid),
     })
 }
 

@@ -26,6 +26,7 @@ impl World {
             truncated: false,
             markers: &joined(markers),
             markers_truncated: false,
+            uid: None,
         };
         self.lineage.handle(event);
         self

@@ -204,6 +204,7 @@ impl Kernel {
             truncated: false,
             markers: b"",
             markers_truncated: false,
+            uid: None,
         });
     }
 

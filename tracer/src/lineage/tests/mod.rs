@@ -93,6 +93,7 @@ impl World {
             truncated: false,
             markers: b"",
             markers_truncated: false,
+            uid: None,
         };
         self.lineage.handle(event);
         self

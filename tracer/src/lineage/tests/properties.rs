@@ -521,6 +521,7 @@ fn any_event() -> impl Strategy<Value = Event<'static>> {
             truncated: false,
             markers: b"",
             markers_truncated: false,
+            uid: None,
         }),
         (any_time(), any_id(), any_id(), any::<u32>(), any::<bool>()).prop_map(
             |(at, process, parent, status, children_uncounted)| Event::Exit {

@@ -57,7 +57,7 @@ fn put_invocation(
     told: Moment,
     has_ended: bool,
 ) -> rusqlite::Result<()> {
-    let InvocationNews { invocation, stats, is_uncertain } = news;
+    let InvocationNews { invocation, uid, stats, is_uncertain } = news;
     let entry = value(&told.writer().invocation(invocation));
     let Invocation { id, parent, agent, command, root, started_at, exit, cgroup: _ } = invocation;
     let agent = agent.as_ref();
@@ -75,7 +75,7 @@ fn put_invocation(
         ":version": agent.and_then(|agent| agent.version.as_deref()).map(lossless_line),
         ":session": agent.and_then(|agent| agent.session_id.as_deref()).map(lossless_line),
         ":root_pid": root.pids.shown(),
-        ":uid": None::<u32>,
+        ":uid": uid,
         ":started_at": told.unix(*started_at),
         ":ended_at": ended_at,
         ":boot_over": false,
@@ -291,3 +291,6 @@ fn shown(text: &str) -> String {
 fn texts(words: &[Vec<u8>]) -> String {
     text(&words.iter().map(|word| lossless(word)).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,7 @@ pub(super) fn run(outcome: Outcome) -> Box<InvocationNews> {
     invocation.id = "e8d4a51000-4200".to_owned();
     invocation.agent =
         Some(Agent { name: Some("claude-code".to_owned()), pid: 4200, ..Agent::default() });
-    Box::new(InvocationNews { invocation, stats: outcome.stats, is_uncertain: false })
+    Box::new(InvocationNews { invocation, uid: None, stats: outcome.stats, is_uncertain: false })
 }
 
 pub(super) fn all() -> Query {

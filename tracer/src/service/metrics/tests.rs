@@ -51,6 +51,7 @@ fn run() -> Box<InvocationNews> {
     let outcome = sample::clean();
     Box::new(InvocationNews {
         invocation: outcome.invocation,
+        uid: None,
         stats: outcome.stats,
         is_uncertain: false,
     })

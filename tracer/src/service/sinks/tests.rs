@@ -45,7 +45,12 @@ fn found_this(finding: Finding) -> News {
 fn opened() -> News {
     let invocation = sample::clean().invocation;
     let stats = Stats::default();
-    news(What::Opened(Box::new(InvocationNews { invocation, stats, is_uncertain: false })))
+    news(What::Opened(Box::new(InvocationNews {
+        invocation,
+        uid: None,
+        stats,
+        is_uncertain: false,
+    })))
 }
 
 /// The number of [`found`].
