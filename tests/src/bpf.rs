@@ -2,9 +2,12 @@
 //! holds it.
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use crate::proc;
 use crate::sys::Pid;
@@ -42,6 +45,8 @@ impl Kind {
     }
 }
 
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
 /// Ids of all objects of a kind that the kernel has.
@@ -124,7 +129,7 @@ impl EmptyProgram {
         let program = bpf(PROG_LOAD, &mut attr)?;
         // SAFETY: the call has just opened this descriptor for us.
         let program = unsafe { OwnedFd::from_raw_fd(program) };
-        let name = std::ffi::CString::new(tracepoint)?;
+        let name = CString::new(tracepoint)?;
         let mut attr = Attr::default();
         attr.words[..2].copy_from_slice(&split(name.as_ptr() as u64));
         attr.words[2] = program.as_raw_fd().cast_unsigned();
@@ -201,6 +206,31 @@ pub fn expect_gone(objects: &[(Kind, u32)]) {
         // The kernel frees them some time after the last descriptor is closed.
         let gone = || (!exists(kind, id)).then_some(());
         proc::until(&format!("the end of {kind:?} {id}"), gone);
+    }
+}
+
+/// Whether a pinned map whose keys are words has this one.
+///
+/// # Errors
+/// It cannot be opened or read.
+pub fn has_key(pinned: &Path, key: u32) -> io::Result<bool> {
+    /// More than any value of tracer's.
+    const MOST: usize = 4096;
+    let path = CString::new(pinned.as_os_str().as_bytes())?;
+    let mut attr = Attr::default();
+    [attr.words[0], attr.words[1]] = split(path.as_ptr() as u64);
+    let fd = bpf(OBJ_GET, &mut attr)?;
+    // SAFETY: the call has just opened this descriptor for us.
+    let map = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut value = [0_u8; MOST];
+    let mut attr = Attr::default();
+    attr.words[0] = map.as_raw_fd().cast_unsigned();
+    [attr.words[2], attr.words[3]] = split(&raw const key as u64);
+    [attr.words[4], attr.words[5]] = split(value.as_mut_ptr() as u64);
+    match bpf(MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -368,6 +368,9 @@ impl Daemon {
             }
             let turn =
                 matches!(event, Event::Fork { .. } | Event::Exit { .. }).then(|| event.clone());
+            if let Event::Exit { at, process, .. } = event {
+                self.outlets.saw_end(process, at);
+            }
             let told = self.told_of_forker(&event);
             self.node.handle(event, run);
             if let Some(turn) = turn {

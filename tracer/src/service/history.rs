@@ -16,6 +16,7 @@ pub mod render;
 mod retention;
 mod rows;
 mod schema;
+mod standing;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -37,14 +38,15 @@ use serde::Serialize;
 
 pub use error::{HistoryError, Reason};
 pub use query::{
-    AgentTally, CauseTally, Invocations, Leak, Leaks, OpenFinding, ProgramTally, Query, Summary,
-    Tally, ToolTally,
+    AgentTally, CauseTally, Invocations, Leak, Leaks, ProgramTally, Query, Summary, Tally,
+    ToolTally,
 };
+pub use standing::{LostRun, OpenFinding, OpenRun, Settlement};
 
 use super::news::{FindingNews, InvocationNews, News, Origin, What};
 use crate::{
     escape,
-    lineage::{FindingKind, Nanos, ProcessId},
+    lineage::{FindingKind, ProcessId},
 };
 use keeper::Keeper;
 
@@ -156,21 +158,6 @@ impl Shared {
     }
 }
 
-/// A finding that stood when the daemon last told of it, and does so no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settlement {
-    /// Its process.
-    pub process: ProcessId,
-    /// Its kind.
-    pub kind: FindingKind,
-    /// Since when, as far as is known.
-    pub at: Nanos,
-    /// Realtime minus boottime, ns.
-    pub epoch_offset: i64,
-    /// It was put right; else its process is gone, which put nothing right.
-    pub is_resolved: bool,
-}
-
 /// What is asked of the thread. Answers by itself; says what is wrong with the database, if it is.
 type Question = Box<dyn FnOnce(&Connection, &Origin) -> Option<Reason> + Send>;
 
@@ -178,6 +165,7 @@ enum Message {
     /// News, and how many bytes they hold.
     News(Box<News>, usize),
     Settle(Settlement),
+    Close(LostRun),
     Ask(Question),
 }
 
@@ -244,13 +232,30 @@ impl History {
     /// # Errors
     /// When the history cannot be read.
     pub fn open_findings(&self) -> Result<Vec<OpenFinding>, HistoryError> {
-        self.ask(|connection, origin| query::open_findings(connection, &origin.boot_id))
+        self.ask(|connection, origin| standing::open_findings(connection, &origin.boot_id))
     }
 
     /// A finding that stands does so no more. One that does not stand stays as it is. Waits while the queue
     /// is full; not for the daemon's main task.
     pub fn settle(&self, settlement: Settlement) {
         if self.queue.send(Message::Settle(settlement)).is_err() {
+            self.shared.drop_news(1);
+        }
+    }
+
+    /// Runs of this boot that go on as far as is known: at start, those that did when the daemon before
+    /// this one ended. Waits for the database; not for the daemon's main task.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn open_runs(&self) -> Result<Vec<OpenRun>, HistoryError> {
+        self.ask(|connection, origin| standing::open_runs(connection, &origin.boot_id))
+    }
+
+    /// A run that goes on does so no more. One that has ended stays as it is. Waits while the queue is
+    /// full; not for the daemon's main task.
+    pub fn close(&self, run: LostRun) {
+        if self.queue.send(Message::Close(run)).is_err() {
             self.shared.drop_news(1);
         }
     }

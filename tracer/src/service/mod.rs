@@ -9,6 +9,7 @@ pub mod control;
 pub mod daemon;
 pub mod history;
 pub mod http;
+pub mod inherited;
 pub mod journal;
 pub mod metrics;
 pub mod news;

@@ -1,7 +1,6 @@
 //! Everything that wants to know what the daemon has to tell.
 
 use std::{
-    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,9 +10,10 @@ use thiserror::Error;
 use super::{
     config::{self, Config},
     control::{Control, Teller},
-    history::{self, History, OpenFinding, Settlement},
+    history::{self, History, LostRun, Settlement},
+    inherited::Inherited,
     metrics::{Clients, Metrics, Sample},
-    news::{Change, News, NewsKind, Origin, What},
+    news::{News, NewsKind, Origin},
     pods::PodsStatus,
     sinks::{
         FileOptions, QueueOptions, SinkError, SinkOptions, Sinks, Target, Url, UrlError,
@@ -22,12 +22,9 @@ use super::{
 };
 use crate::{
     kernel::load::Counts,
-    lineage::{FindingKind, ProcessId},
-    node::{FindingNews, Node},
+    lineage::{Nanos, ProcessId},
+    node::Node,
 };
-
-/// What identifies a finding of this boot.
-type Key = (ProcessId, FindingKind);
 
 /// Why something that was asked for cannot be told to.
 #[derive(Debug, Error)]
@@ -52,10 +49,7 @@ pub struct Outlets {
     sinks: Sinks,
     followers: Option<Teller>,
     metrics: Option<Metrics>,
-    /// Findings that a daemon before this one had told of, as far as they stood.
-    inherited: HashMap<Key, OpenFinding>,
-    /// Those of them that this one has found too.
-    found_again: HashSet<Key>,
+    inherited: Inherited,
 }
 
 impl Outlets {
@@ -83,26 +77,16 @@ impl Outlets {
             control.tell_of(Arc::clone(history));
         }
         // The database is there before anything is told, and this is before anything is traced.
-        let inherited = match history.as_ref().map(|history| history.open_findings()) {
-            Some(Ok(open)) => open.into_iter().map(|one| ((one.process, one.kind), one)).collect(),
-            Some(Err(error)) => {
-                log::warn!("failed to read what stood before: {error}");
-                HashMap::new()
-            }
-            None => HashMap::new(),
-        };
+        let inherited = history.as_deref().map(Inherited::of).unwrap_or_default();
         let sinks = config.sinks.iter().enumerate().map(|(index, sink)| options(index, sink));
         let sinks = Sinks::start(sinks.collect::<Result<_, _>>()?, origin.clone())?;
         let followers = control.map(Control::teller);
-        let found_again = HashSet::new();
-        Ok(Self { history, sinks, followers, metrics, inherited, found_again })
+        Ok(Self { history, sinks, followers, metrics, inherited })
     }
 
     /// Tells something, waiting for nobody.
     pub fn tell(&mut self, mut news: News) {
-        if let What::Finding(finding) = &mut news.what {
-            self.recognise(finding);
-        }
+        self.inherited.recognise(&mut news.what);
         if let Some(history) = &self.history {
             history.tell(&news);
         }
@@ -140,28 +124,29 @@ impl Outlets {
         }
     }
 
-    /// What a daemon before this one had told is not new.
-    fn recognise(&mut self, finding: &mut FindingNews) {
-        let key = finding.key();
-        if finding.change == Change::Opened
-            && self.inherited.contains_key(&key)
-            && self.found_again.insert(key)
-        {
-            finding.change = Change::Changed;
+    /// What a daemon before this one had told of, and this one has not.
+    pub fn inherited(&self) -> &Inherited {
+        &self.inherited
+    }
+
+    /// A process has ended. A run whose root it was may be over that nobody follows any more.
+    pub fn saw_end(&mut self, process: ProcessId, at: Nanos) {
+        self.inherited.saw_end(process, at);
+    }
+
+    /// Such a finding stands no more.
+    pub fn settle(&mut self, settlement: Settlement) {
+        self.inherited.forget_finding((settlement.process, settlement.kind));
+        if let Some(history) = &self.history {
+            history.settle(settlement);
         }
     }
 
-    /// Findings that a daemon before this one had told of, and that this one has not found.
-    pub fn not_found_again(&self) -> impl Iterator<Item = &OpenFinding> {
-        let inherited = self.inherited.iter();
-        inherited.filter(|(key, _)| !self.found_again.contains(*key)).map(|(_, one)| one)
-    }
-
-    /// Such a one stands no more.
-    pub fn settle(&mut self, settlement: Settlement) {
-        self.inherited.remove(&(settlement.process, settlement.kind));
+    /// Such a run is over.
+    pub fn close(&mut self, root: ProcessId, run: LostRun) {
+        self.inherited.forget_run(root);
         if let Some(history) = &self.history {
-            history.settle(settlement);
+            history.close(run);
         }
     }
 
@@ -220,6 +205,7 @@ fn options(index: usize, sink: &config::Sink) -> Result<SinkOptions, OutletError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lineage::FindingKind;
 
     #[test]
     fn sinks_get_what_the_configuration_lets_through() {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Daemon;
-use crate::{lineage::FindingKind, service::history::Settlement};
+use crate::{
+    lineage::FindingKind,
+    service::history::{LostRun, Settlement},
+};
 
 /// How long after the start, beside `grace`, all that stands is found again.
 pub(super) const SETTLES_AFTER: Duration = Duration::from_secs(1);
@@ -15,9 +18,17 @@ const SETTLES_AGAIN: Duration = Duration::from_mins(1);
 impl Daemon {
     /// Settles what a daemon before this one had told of and what went while nobody listened.
     pub(super) fn settle_inherited(&mut self) {
+        self.settle_findings();
+        self.close_runs();
+        // Of what is left some may go yet, without this daemon's having found anything of it.
+        let is_done = self.outlets.inherited().is_settled();
+        self.settles_at = (!is_done).then(|| Instant::now() + SETTLES_AGAIN);
+    }
+
+    fn settle_findings(&mut self) {
         let at = self.clock.now();
         let (procs, epoch_offset) = (self.probes.procs(), self.epoch_offset);
-        let all = self.outlets.not_found_again().filter_map(|open| {
+        let all = self.outlets.inherited().findings().filter_map(|open| {
             let entry = procs.entry(open.process).map(|(entry, ..)| entry);
             let ended = entry.as_ref().and_then(|entry| entry.exit).map(|(at, _)| at);
             let gone_at = match (open.kind, entry.as_ref()) {
@@ -39,8 +50,23 @@ impl Daemon {
         for settlement in all.collect::<Vec<_>>() {
             self.outlets.settle(settlement);
         }
-        // Of those that are left some may go yet, without this daemon's having found anything of them.
-        let is_done = self.outlets.not_found_again().next().is_none();
-        self.settles_at = (!is_done).then(|| Instant::now() + SETTLES_AGAIN);
+    }
+
+    /// Runs of which nothing was there any more when this daemon began. Where a root is there that belongs
+    /// to no run now, as after a change of rules, its run goes on until it is gone.
+    fn close_runs(&mut self) {
+        let now = self.clock.now();
+        let (procs, epoch_offset) = (self.probes.procs(), self.epoch_offset);
+        let all = self.outlets.inherited().runs().filter_map(|(root, run)| {
+            let ended_at = match procs.entry(root) {
+                None => run.ended_at.unwrap_or(now),
+                Some((entry, ..)) => entry.exit?.0,
+            };
+            let invocation = run.invocation.clone();
+            Some((root, LostRun { invocation, at: ended_at, epoch_offset }))
+        });
+        for (root, run) in all.collect::<Vec<_>>() {
+            self.outlets.close(root, run);
+        }
     }
 }

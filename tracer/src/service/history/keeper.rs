@@ -25,11 +25,12 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    FindingKey, HistoryError, Message, Mode, Options, Question, Reason, Settlement, Shared, now,
+    FindingKey, HistoryError, LostRun, Message, Mode, Options, Question, Reason, Settlement,
+    Shared, now,
     retention::{self, Limits},
     rows,
     schema::{FINDINGS, INVOCATIONS},
-    store,
+    standing, store,
 };
 use crate::service::news::{Change, News, Origin, What};
 
@@ -49,6 +50,7 @@ const MOST_WITHDRAWN: usize = 1 << 16;
 pub(super) enum Told {
     News(Box<News>),
     Settled(Settlement),
+    Closed(LostRun),
 }
 
 enum Place {
@@ -114,6 +116,7 @@ impl Keeper {
                     self.take(Told::News(news));
                 }
                 Ok(Message::Settle(settlement)) => self.take(Told::Settled(settlement)),
+                Ok(Message::Close(run)) => self.take(Told::Closed(run)),
                 Ok(Message::Ask(question)) => self.answer(question),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -203,7 +206,8 @@ impl Keeper {
         for told in pending {
             match told {
                 Told::News(news) => rows::put(&step, origin, news)?,
-                Told::Settled(settlement) => rows::settle(&step, &origin.boot_id, *settlement)?,
+                Told::Settled(settlement) => standing::settle(&step, &origin.boot_id, *settlement)?,
+                Told::Closed(run) => standing::close_run(&step, &origin.boot_id, run)?,
             }
         }
         step.commit()?;
@@ -237,7 +241,7 @@ impl Keeper {
             }
             other => other?,
         };
-        rows::close_other_boots(&connection, &self.origin.boot_id, now())?;
+        standing::close_other_boots(&connection, &self.origin.boot_id, now())?;
         Ok(connection)
     }
 

@@ -164,56 +164,6 @@ pub struct CauseTally {
     pub findings: Tally,
 }
 
-/// A finding that stands as far as is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenFinding {
-    /// Its process.
-    pub process: ProcessId,
-    /// Its kind.
-    pub kind: FindingKind,
-    /// Its pid in the tracer's PID namespace, if it has one.
-    pub local_pid: Option<u32>,
-    /// Pid to show of the parent that is to blame. A process of that pid is this parent if it began
-    /// before [`OpenFinding::told_at`].
-    pub parent: Option<u32>,
-    /// The outermost agent's run that it belongs to.
-    pub invocation: String,
-    /// Since when it leaks.
-    pub since: Nanos,
-    /// When it was last told of: it stood then.
-    pub told_at: Nanos,
-}
-
-/// Findings of this boot that stand as far as is known, the first first.
-pub(super) fn open_findings(
-    connection: &Connection,
-    boot_id: &str,
-) -> Result<Vec<OpenFinding>, HistoryError> {
-    let mut found = connection.prepare_cached(
-        "SELECT pid, start, kind, local_pid, parent_pid, invocation, since_boot, told_boot \
-         FROM findings WHERE boot_id = :boot_id AND closed_at IS NULL ORDER BY told_boot, id",
-    )?;
-    let mut rows = found.query(named_params! { ":boot_id": boot_id })?;
-    let mut open = Vec::new();
-    while let Some(row) = rows.next()? {
-        let kind: String = row.get("kind")?;
-        let of_name = |found: &FindingKind| found.as_str() == kind;
-        open.push(OpenFinding {
-            process: ProcessId { pid: row.get("pid")?, start: unsigned(row, "start")? },
-            kind: FindingKind::ALL
-                .into_iter()
-                .find(of_name)
-                .ok_or(HistoryError::Row { what: "a finding's kind" })?,
-            local_pid: row.get("local_pid")?,
-            parent: row.get("parent_pid")?,
-            invocation: row.get("invocation")?,
-            since: Nanos(unsigned(row, "since_boot")?),
-            told_at: Nanos(unsigned(row, "told_boot")?),
-        });
-    }
-    Ok(open)
-}
-
 /// What leaked, as it is `now` (ns since the epoch).
 pub(super) fn leaks(
     connection: &Connection,
@@ -388,7 +338,7 @@ fn tally(row: &Row<'_>) -> rusqlite::Result<Tally> {
     })
 }
 
-fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
     Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
 }
 

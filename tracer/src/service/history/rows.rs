@@ -1,11 +1,11 @@
 //! News as rows: what of each is kept, and the statements that keep it.
 
-use rusqlite::{Connection, OptionalExtension as _, named_params};
+use rusqlite::{Connection, named_params};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    FindingKey, Settlement,
+    FindingKey,
     schema::{FINDINGS, INVOCATIONS},
 };
 use crate::{
@@ -19,19 +19,19 @@ use crate::{
 
 /// A moment on both clocks.
 #[derive(Clone, Copy)]
-struct Moment {
-    at: Nanos,
-    epoch_offset: i64,
+pub(super) struct Moment {
+    pub(super) at: Nanos,
+    pub(super) epoch_offset: i64,
 }
 
 impl Moment {
     /// Another moment as ns since the epoch, by the same clocks.
-    fn unix(self, at: Nanos) -> i64 {
+    pub(super) fn unix(self, at: Nanos) -> i64 {
         let unix = i128::from(at.0) + i128::from(self.epoch_offset);
         i64::try_from(unix).unwrap_or(if unix < 0 { i64::MIN } else { i64::MAX })
     }
 
-    fn writer(self) -> Writer {
+    pub(super) fn writer(self) -> Writer {
         Writer { epoch_offset: self.epoch_offset }
     }
 }
@@ -194,80 +194,6 @@ pub(super) fn remove_finding(
     Ok(())
 }
 
-/// A finding that stood when it was last told of does so no more. One that is closed already stays
-/// as it is.
-pub(super) fn settle(
-    connection: &Connection,
-    boot_id: &str,
-    settlement: Settlement,
-) -> rusqlite::Result<()> {
-    let Settlement { process, kind, at, epoch_offset, is_resolved } = settlement;
-    let moment = Moment { at, epoch_offset };
-    let sql = "SELECT id, since_boot, json FROM findings WHERE boot_id = :boot_id AND pid = :pid \
-               AND start = :start AND kind = :kind AND closed_at IS NULL";
-    let found: Option<(i64, i64, String)> = connection
-        .prepare_cached(sql)?
-        .query_row(
-            named_params! {
-                ":boot_id": boot_id,
-                ":pid": process.pid,
-                ":start": integer(process.start),
-                ":kind": kind.as_str(),
-            },
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-        )
-        .optional()?;
-    let Some((id, since, json)) = found else { return Ok(()) };
-    let change = if is_resolved { Change::Resolved } else { Change::Gone };
-    let unix = moment.unix(at);
-    connection
-        .prepare_cached(
-            "UPDATE findings SET change = :change, state = :state, resolved_at = :resolved_at, \
-             gone_at = :gone_at, closed_at = :closed_at, told_at = :closed_at, \
-             told_boot = :told_boot, json = :json WHERE id = :id",
-        )?
-        .execute(named_params! {
-            ":change": change.as_str(),
-            ":state": if is_resolved { "resolved" } else { "open" },
-            ":resolved_at": is_resolved.then_some(unix),
-            ":gone_at": (!is_resolved).then_some(unix),
-            ":closed_at": unix,
-            ":told_boot": integer(at.0),
-            ":json": settled(json, moment, since, is_resolved),
-            ":id": id,
-        })?;
-    Ok(())
-}
-
-/// The finding as JSON once it is settled; as it was where it is none that tracer wrote.
-fn settled(json: String, moment: Moment, since: i64, is_resolved: bool) -> String {
-    let Ok(Value::Object(mut finding)) = serde_json::from_str(&json) else { return json };
-    let since = Nanos(u64::try_from(since).unwrap_or(0));
-    finding.insert("seconds".to_owned(), moment.at.since(since).as_secs_f64().into());
-    if is_resolved {
-        finding.insert("state".to_owned(), "resolved".into());
-        finding.insert("resolved_at".to_owned(), moment.writer().time(moment.at).into());
-    }
-    text(&Value::Object(finding))
-}
-
-/// Runs and findings of other boots that seem to go on: their boot is over. When is not known;
-/// they count as closed `now` (ns since the epoch), when that was noticed.
-pub(super) fn close_other_boots(
-    connection: &Connection,
-    boot_id: &str,
-    now: i64,
-) -> rusqlite::Result<()> {
-    for table in ["findings", "invocations"] {
-        let sql = format!(
-            "UPDATE {table} SET boot_over = 1, closed_at = :now \
-             WHERE closed_at IS NULL AND boot_id <> :boot_id"
-        );
-        connection.execute(&sql, named_params! { ":now": now, ":boot_id": boot_id })?;
-    }
-    Ok(())
-}
-
 /// `SQLite` has no unsigned integers; nothing that is kept here comes near the limit.
 pub(super) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -278,7 +204,7 @@ fn value(entry: &impl Serialize) -> Value {
 }
 
 /// JSON as the contracts have it.
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     json_text(&value.to_string())
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::{
     escape::is_hostile,
-    lineage::{Agent, Finding, FindingState, Outcome},
+    lineage::{Agent, Finding, FindingState, Nanos, Outcome},
     report::sample,
     service::news::Change,
 };
@@ -28,7 +28,7 @@ fn start(folder: &Path, boot_id: &str) -> History {
 }
 
 /// When samples are told of.
-const TOLD: Nanos = Nanos(1_010_000_000_000);
+pub(super) const TOLD: Nanos = Nanos(1_010_000_000_000);
 
 /// An epoch offset with which samples are `ago` old.
 pub(super) fn offset(ago: Duration) -> i64 {

@@ -1,0 +1,107 @@
+//! What a daemon before this one had told of and, as far as the history knows, goes on: until this one has
+//! found it too, or found it gone.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{
+    history::{History, HistoryError, OpenFinding, OpenRun},
+    news::{Change, What},
+};
+use crate::lineage::{FindingKind, Nanos, ProcessId};
+
+/// What identifies a finding of this boot.
+type Key = (ProcessId, FindingKind);
+
+/// All of it.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    findings: HashMap<Key, OpenFinding>,
+    /// Those of them that this daemon has found too.
+    found_again: HashSet<Key>,
+    /// Runs that this daemon has not told of, by their root.
+    runs: HashMap<ProcessId, InheritedRun>,
+}
+
+/// A run that a daemon before this one had told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InheritedRun {
+    /// Its id.
+    pub invocation: String,
+    /// When its root ended, if the ring buffer still told so.
+    pub ended_at: Option<Nanos>,
+}
+
+impl Inherited {
+    /// What a history has, before this daemon tells anything.
+    #[must_use]
+    pub fn of(history: &History) -> Self {
+        let findings = read(history.open_findings());
+        let findings = findings.into_iter().map(|one| ((one.process, one.kind), one)).collect();
+        let run =
+            |OpenRun { invocation, root }| (root, InheritedRun { invocation, ended_at: None });
+        let runs = read(history.open_runs()).into_iter().map(run).collect();
+        Self { findings, found_again: HashSet::new(), runs }
+    }
+
+    /// Takes note of what is told now. A finding that was told before is not told as new.
+    pub fn recognise(&mut self, what: &mut What) {
+        match what {
+            What::Finding(finding) => {
+                let key = finding.key();
+                if finding.change == Change::Opened
+                    && self.findings.contains_key(&key)
+                    && self.found_again.insert(key)
+                {
+                    finding.change = Change::Changed;
+                }
+            }
+            What::Opened(news) | What::Ended(news) => {
+                if let Some(root) = ProcessId::parse(&news.invocation.id) {
+                    self.forget_run(root);
+                }
+            }
+        }
+    }
+
+    /// A process has ended.
+    pub fn saw_end(&mut self, process: ProcessId, at: Nanos) {
+        if let Some(run) = self.runs.get_mut(&process) {
+            run.ended_at = Some(at);
+        }
+    }
+
+    /// Findings that this daemon has not found.
+    pub fn findings(&self) -> impl Iterator<Item = &OpenFinding> {
+        let findings = self.findings.iter();
+        findings.filter(|(key, _)| !self.found_again.contains(*key)).map(|(_, one)| one)
+    }
+
+    /// Runs that this daemon has not told of, by their root.
+    pub fn runs(&self) -> impl Iterator<Item = (ProcessId, &InheritedRun)> {
+        self.runs.iter().map(|(root, run)| (*root, run))
+    }
+
+    /// Whether nothing is left of it.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.runs.is_empty() && self.findings().next().is_none()
+    }
+
+    /// Such a finding stands no more.
+    pub fn forget_finding(&mut self, key: Key) {
+        self.findings.remove(&key);
+    }
+
+    /// The run of this root is told of, or over.
+    pub fn forget_run(&mut self, root: ProcessId) {
+        self.runs.remove(&root);
+    }
+}
+
+/// What was read of the history; nothing, where it cannot be.
+fn read<T>(found: Result<Vec<T>, HistoryError>) -> Vec<T> {
+    found.unwrap_or_else(|error| {
+        log::warn!("failed to read what stood before: {error}");
+        Vec::new()
+    })
+}
