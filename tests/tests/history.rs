@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tracer_tests::daemon::Daemon;
 use tracer_tests::run::{Run, Running};
 use tracer_tests::sys::Pid;
-use tracer_tests::{bpf, history, proc};
+use tracer_tests::{binary, bpf, history, proc};
 
 /// A workload that is an agent of this name and lets a child stand until it is released.
 fn agent(name: &str) -> Run {
@@ -97,5 +97,67 @@ fn run_of_which_something_lives_is_known_to_the_next_daemon_by_its_end() {
     daemon.start();
     let row = run_of(&daemon, "end-leaving", END, |row| row[1].is_i64());
     assert_eq!((&row[2], &row[3]), (&json!(r#"{"code":0}"#), &json!(0)), "{row}");
+    drop(finished);
+}
+
+/// What `tracer history` says was ended.
+fn ended(daemon: &Daemon) -> Value {
+    let mut command = std::process::Command::new(binary::tracer());
+    command.args(["history", "--json", "--database"]).arg(daemon.path("history.db"));
+    let output = command.output().expect("tracer history");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    told["ended"].clone()
+}
+
+#[test]
+fn who_is_ended_on_request_is_in_the_history_whatever_was_found_of_it() {
+    let daemon = Daemon::started("");
+    let rows = |query: &str| history::rows(&daemon.path("history.db"), query);
+    let known = |pid: Pid| {
+        proc::until(&format!("the daemon knows {pid}"), || {
+            let told = daemon.asked(&["ps", "--limit", "50000"]);
+            let mut all = told["processes"].as_array()?.iter();
+            all.any(|one| one["process"]["pid"] == pid).then_some(())
+        });
+    };
+    // Its shell waits for it, and has nothing else to do.
+    let script = r#""$WORKLOAD" sleep as=asked-for streams=null & wait; exit 0"#;
+    let running = Run::shell(script).alone().env("TRACER_AGENT", "on-request").start();
+    let pid = running.fact("asked-for").pid;
+    known(pid);
+    assert_eq!(daemon.asked(&["kill", &pid.to_string(), "--yes"])["all_ended"], true);
+    drop(running.finish());
+    let of = |pid: Pid, table: &str, columns: &str| {
+        rows(&format!("select {columns} from {table} where pid = {pid}"))
+    };
+    let columns = "agent, result, remedy, decided_by, args";
+    let row = proc::until("it is kept", || of(pid, "on_request", columns).get(0).cloned());
+    assert_eq!(
+        (&row[0], &row[1], &row[2]),
+        (&json!("on-request"), &json!("ended"), &json!("kill"))
+    );
+    let uid = rustix::process::getuid().as_raw();
+    let by = row[3].as_str().expect("who asked");
+    assert!(by.starts_with(&format!("tracer kill by uid {uid} (pid ")), "{by}");
+    assert!(row[4].as_str().is_some_and(|args| args.contains("as=asked-for")), "{row}");
+    assert_eq!(of(pid, "receipts", "kind, result"), json!([[null, "ended"]]));
+    assert_eq!(of(pid, "findings", "kind"), json!([]));
+    assert_eq!(ended(&daemon), json!({"for_leaks": 0, "on_request": 1}));
+
+    // Of this one a finding tells of it as well.
+    let running = Run::workload(["keeps-server"]).alone().env("TRACER_AGENT", "on-request").start();
+    let survivor = running.fact("sleeper").pid;
+    running.held("leaving");
+    running.release("leaving");
+    let finished = running.finish();
+    daemon.finding(survivor, "survivor", "opened");
+    assert_eq!(daemon.asked(&["kill", &survivor.to_string(), "--yes"])["all_ended"], true);
+    proc::until("the finding tells of it", || {
+        (of(survivor, "findings", "result") == json!([["ended"]])).then_some(())
+    });
+    assert_eq!(of(survivor, "on_request", "result"), json!([["ended"]]));
+    assert_eq!(of(survivor, "receipts", "kind, result"), json!([["survivor", "ended"]]));
+    assert_eq!(ended(&daemon), json!({"for_leaks": 0, "on_request": 2}));
     drop(finished);
 }

@@ -185,7 +185,7 @@ fn history_holds_texts_and_no_statements() {
     assert_eq!(sound, serde_json::json!([["ok"]]));
     let tables = "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' order by 1";
     let tables = history::rows(&database, tables);
-    assert_eq!(tables, serde_json::json!([["findings"], ["invocations"]]));
+    assert_eq!(tables, serde_json::json!([["findings"], ["invocations"], ["on_request"]]));
     let rows = format!(
         "select name, exe, args, json from findings where pid = {} and kind = 'survivor'",
         scene.survivor

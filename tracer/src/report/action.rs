@@ -23,7 +23,7 @@ const REASON: usize = 300;
 
 /// The key `action` of a finding.
 #[derive(Serialize)]
-pub(super) struct ActionEntry<'a> {
+pub(crate) struct ActionEntry<'a> {
     remedy: Remedy,
     decided_by: &'a str,
     decided_at: Option<String>,
@@ -63,7 +63,7 @@ pub(super) struct CleanupEntry {
 }
 
 impl Writer {
-    pub(super) fn action<'a>(&self, action: &'a Action) -> ActionEntry<'a> {
+    pub(crate) fn action<'a>(&self, action: &'a Action) -> ActionEntry<'a> {
         let Action { receipt, exit, reaped } = action;
         let Receipt {
             process: _,

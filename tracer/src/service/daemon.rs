@@ -7,6 +7,7 @@
 
 mod adopting;
 mod cleaning;
+mod ending;
 mod killing;
 mod placing;
 mod recovering;
@@ -21,6 +22,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use cleaning::Cleaning;
+use ending::Ending;
 use placing::Places;
 use recovering::HostReading;
 use settling::SETTLES_AFTER;
@@ -153,6 +155,7 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
         observers,
         cleaning,
         requests: Requests::default(),
+        ending: Ending::default(),
         control,
         hearing: Hearing::new(listener),
         redactor: config.redactor(),
@@ -200,6 +203,7 @@ struct Daemon {
     observers: Observers,
     cleaning: Cleaning,
     requests: Requests,
+    ending: Ending,
     control: Option<Control>,
     hearing: Hearing,
     redactor: Redactor,

@@ -11,6 +11,7 @@
 
 mod error;
 mod keeper;
+mod on_request;
 mod query;
 pub mod render;
 mod retention;
@@ -37,8 +38,9 @@ use rusqlite::Connection;
 use serde::Serialize;
 
 pub use error::{HistoryError, Reason};
+pub use on_request::EndedOnRequest;
 pub use query::{
-    AgentTally, CauseTally, Invocations, Leak, Leaks, ProgramTally, Query, Summary, Tally,
+    AgentTally, CauseTally, Ended, Invocations, Leak, Leaks, ProgramTally, Query, Summary, Tally,
     ToolTally,
 };
 pub use standing::{LostRun, OpenFinding, OpenRun, Settlement};
@@ -48,7 +50,7 @@ use crate::{
     escape,
     lineage::{FindingKind, ProcessId},
 };
-use keeper::Keeper;
+use keeper::{Keeper, Told};
 
 /// Where the daemon keeps its history.
 pub const DEFAULT_DATABASE: &str = "/var/lib/tracer/history.db";
@@ -162,10 +164,8 @@ impl Shared {
 type Question = Box<dyn FnOnce(&Connection, &Origin) -> Option<Reason> + Send>;
 
 enum Message {
-    /// News, and how many bytes they hold.
-    News(Box<News>, usize),
-    Settle(Settlement),
-    Close(LostRun),
+    /// What is to be kept, and how many bytes of the queue's it holds.
+    Tell(Told, usize),
     Ask(Question),
 }
 
@@ -200,12 +200,21 @@ impl History {
 
     /// Keeps this. Never waits: what finds the queue full is dropped and counted.
     pub fn tell(&self, news: &News) {
-        let bytes = weight(news);
+        self.offer(weight(news), || Told::News(Box::new(news.clone())));
+    }
+
+    /// Keeps what came of a request to end a process. Never waits, as [`History::tell`].
+    pub fn tell_on_request(&self, ended: EndedOnRequest) {
+        self.offer(ended.weight(), || Told::OnRequest(Box::new(ended)));
+    }
+
+    /// Puts it into the queue, if there is room for so many bytes; else it is dropped and counted.
+    fn offer(&self, bytes: usize, told: impl FnOnce() -> Told) {
         let queued = self.shared.queued.fetch_add(bytes, Ordering::Relaxed);
         let sent = if queued.saturating_add(bytes) > MOST_BYTES {
             false
         } else {
-            match self.queue.try_send(Message::News(Box::new(news.clone()), bytes)) {
+            match self.queue.try_send(Message::Tell(told(), bytes)) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => false,
                 Err(TrySendError::Disconnected(_)) => {
@@ -238,7 +247,7 @@ impl History {
     /// A finding that stands does so no more. One that does not stand stays as it is. Waits while the queue
     /// is full; not for the daemon's main task.
     pub fn settle(&self, settlement: Settlement) {
-        if self.queue.send(Message::Settle(settlement)).is_err() {
+        if self.queue.send(Message::Tell(Told::Settled(settlement), 0)).is_err() {
             self.shared.drop_news(1);
         }
     }
@@ -255,7 +264,7 @@ impl History {
     /// A run that goes on does so no more. One that has ended stays as it is. Waits while the queue is
     /// full; not for the daemon's main task.
     pub fn close(&self, run: LostRun) {
-        if self.queue.send(Message::Close(run)).is_err() {
+        if self.queue.send(Message::Tell(Told::Closed(run), 0)).is_err() {
             self.shared.drop_news(1);
         }
     }

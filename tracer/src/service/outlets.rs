@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::{
     config::{self, Config},
     control::{Control, Teller},
-    history::{self, History, LostRun, Settlement},
+    history::{self, EndedOnRequest, History, LostRun, Settlement},
     inherited::Inherited,
     metrics::{Clients, Metrics, Sample},
     news::{News, NewsKind, Origin},
@@ -147,6 +147,13 @@ impl Outlets {
         self.inherited.forget_run(root);
         if let Some(history) = &self.history {
             history.close(run);
+        }
+    }
+
+    /// Keeps what came of a request to end a process.
+    pub fn tell_on_request(&self, ended: EndedOnRequest) {
+        if let Some(history) = &self.history {
+            history.tell_on_request(ended);
         }
     }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use super::{Daemon, DaemonError};
 use crate::{
     cleanup::{Act, Allow, Cleaner, Errand, Hand, Settings},
-    lineage::{Event, Nanos, Rules},
+    lineage::{CleanupNews, Event, Nanos, Rules},
     node::{Node, RunId},
     procfs::{self, Procfs},
     service::config::OnLeak,
@@ -105,6 +105,9 @@ impl Daemon {
             }
             let is_idle = self.node.lineage(run).is_none_or(|lineage| cleaner.is_idle(lineage));
             self.node.hold(run, !is_idle);
+            if is_idle {
+                self.ending.forget(run);
+            }
             self.cleaning.cleaners.insert(run, cleaner);
         }
         Ok(())
@@ -132,6 +135,9 @@ impl Daemon {
                 self.probes.decide(process, lot);
             }
             Some(Errand::Tell(news)) => {
+                if let CleanupNews::Requested(process) = news {
+                    self.ending.note(run, process, lineage);
+                }
                 self.node.answered(run, Event::CleanedUp(Box::new(news)));
             }
             // Runs of a node have no cgroup of their own.
@@ -143,6 +149,10 @@ impl Daemon {
             }
             Some(Errand::Fulfilled { request, receipts }) => {
                 self.requests.fulfilled(request, &receipts, lineage);
+                for receipt in receipts {
+                    let ended = self.ending.ended(run, receipt, self.epoch_offset);
+                    ended.into_iter().for_each(|ended| self.outlets.tell_on_request(ended));
+                }
             }
         }
         Ok(())

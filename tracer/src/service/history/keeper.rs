@@ -25,11 +25,11 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    FindingKey, HistoryError, LostRun, Message, Mode, Options, Question, Reason, Settlement,
-    Shared, now,
+    EndedOnRequest, FindingKey, HistoryError, LostRun, Message, Mode, Options, Question, Reason,
+    Settlement, Shared, now, on_request,
     retention::{self, Limits},
     rows,
-    schema::{FINDINGS, INVOCATIONS},
+    schema::TABLES,
     standing, store,
 };
 use crate::service::news::{Change, News, Origin, What};
@@ -51,6 +51,7 @@ pub(super) enum Told {
     News(Box<News>),
     Settled(Settlement),
     Closed(LostRun),
+    OnRequest(Box<EndedOnRequest>),
 }
 
 enum Place {
@@ -111,12 +112,10 @@ impl Keeper {
             let due = [self.commit_at, self.retry_at, Some(self.maintain_at)];
             let due = due.into_iter().flatten().min().unwrap_or(self.maintain_at);
             match messages.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(Message::News(news, bytes)) => {
+                Ok(Message::Tell(told, bytes)) => {
                     self.shared.queued.fetch_sub(bytes, Ordering::Relaxed);
-                    self.take(Told::News(news));
+                    self.take(told);
                 }
-                Ok(Message::Settle(settlement)) => self.take(Told::Settled(settlement)),
-                Ok(Message::Close(run)) => self.take(Told::Closed(run)),
                 Ok(Message::Ask(question)) => self.answer(question),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -207,6 +206,7 @@ impl Keeper {
             match told {
                 Told::News(news) => rows::put(&step, origin, news)?,
                 Told::Settled(settlement) => standing::settle(&step, &origin.boot_id, *settlement)?,
+                Told::OnRequest(ended) => on_request::put(&step, origin, ended)?,
                 Told::Closed(run) => standing::close_run(&step, &origin.boot_id, run)?,
             }
         }
@@ -296,7 +296,7 @@ impl Keeper {
     /// What this boot's daemon has yet to settle, as far as the disk can still be read.
     fn copy_what_stands(&self, memory: &Connection) -> Result<(), HistoryError> {
         let disk = store::open_to_read(&self.options.database)?;
-        for table in [&INVOCATIONS, &FINDINGS] {
+        for table in &TABLES {
             store::copy(&disk, memory, table, Some(&self.origin.boot_id))?;
         }
         Ok(())
@@ -329,7 +329,7 @@ impl Keeper {
     fn carry_over(&self, disk: &mut Connection) -> Result<(), HistoryError> {
         let Place::Memory { connection, withdrawn } = &self.place else { return Ok(()) };
         let step = disk.transaction()?;
-        for table in [&INVOCATIONS, &FINDINGS] {
+        for table in &TABLES {
             store::copy(connection, &step, table, None)?;
         }
         for key in withdrawn {

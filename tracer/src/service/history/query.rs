@@ -92,6 +92,8 @@ pub struct Summary {
     pub invocations: Invocations,
     /// What was found in all.
     pub findings: Tally,
+    /// Processes that were ended.
+    pub ended: Ended,
     /// By agent.
     pub by_agent: Vec<AgentTally>,
     /// By agent and tool.
@@ -122,6 +124,15 @@ pub struct Tally {
     pub leaked: u64,
     /// What is there now.
     pub standing: u64,
+}
+
+/// Processes that a signal of tracer's ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Ended {
+    /// For what they leaked.
+    pub for_leaks: u64,
+    /// Because somebody asked for it, whatever was found of them.
+    pub on_request: u64,
 }
 
 /// What was found of an agent.
@@ -271,6 +282,7 @@ pub(super) fn summary(
         since: oldest.and_then(calendar),
         invocations,
         findings,
+        ended: ended(connection, oldest)?,
         by_agent,
         by_tool: tallies(connection, "agent, tool", oldest, |row| {
             Ok(ToolTally {
@@ -286,6 +298,23 @@ pub(super) fn summary(
             Ok(CauseTally { cause: row.get("cause")?, findings: tally(row)? })
         })?,
     })
+}
+
+/// Each process counts once.
+fn ended(connection: &Connection, oldest: Option<i64>) -> Result<Ended, HistoryError> {
+    let of = |table: &str, more: &str| {
+        let sql = format!(
+            "SELECT count(*) AS ended FROM (SELECT DISTINCT boot_id, pid, start FROM {table} \
+             WHERE result = 'ended' AND (:oldest IS NULL OR closed_at IS NULL OR closed_at >= :oldest) \
+             {more})"
+        );
+        connection
+            .query_row(&sql, named_params! { ":oldest": oldest }, |row| unsigned(row, "ended"))
+    };
+    let not_on_request = "AND NOT EXISTS (SELECT 1 FROM on_request WHERE result = 'ended' \
+                          AND on_request.boot_id = findings.boot_id \
+                          AND on_request.pid = findings.pid AND on_request.start = findings.start)";
+    Ok(Ended { for_leaks: of("findings", not_on_request)?, on_request: of("on_request", "")? })
 }
 
 /// Agents that ran or that something was found of, the worst first. There are as many as rules name.

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::query::{
-    AgentTally, CauseTally, Invocations, Leak, Leaks, ProgramTally, Summary, Tally, ToolTally,
+    AgentTally, CauseTally, Ended, Invocations, Leak, Leaks, ProgramTally, Summary, Tally,
+    ToolTally,
 };
 use crate::{
     escape::{json_text, label, terminal_short},
@@ -119,6 +120,7 @@ pub fn summary(summary: &Summary) -> String {
         since,
         invocations: Invocations { total, leaked, uncertain },
         findings: Tally { found, leaked: never, standing },
+        ended: Ended { for_leaks, on_request },
         by_agent,
         by_tool,
         by_program,
@@ -137,6 +139,10 @@ pub fn summary(summary: &Summary) -> String {
     }
     out +=
         &format!("{}, {never} never put right, {standing} there now\n", count(*found, "finding"));
+    if for_leaks + on_request > 0 {
+        let ended = count(for_leaks + on_request, "process");
+        out += &format!("tracer ended {ended}, {on_request} of them because somebody asked\n");
+    }
     let agents = by_agent.iter().map(|AgentTally { agent, invocations, findings }| {
         let Invocations { total, leaked, uncertain: _ } = invocations;
         let share = share(*leaked, *total).unwrap_or_default();

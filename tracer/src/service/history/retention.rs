@@ -1,11 +1,24 @@
 //! What is removed: what closed long ago, and the oldest of that where the database is too large.
 //!
-//! What still stands or runs is never removed, and a run not while something found in it is kept.
+//! What still stands or runs is never removed, and a run not while something found or ended in it is kept.
 
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
 /// Part of what is closed that goes at once where there is too much of it.
 const PORTION: i64 = 16;
+
+/// What there is, the runs last, and which of what is closed may go.
+const PARTS: [(&str, &str); 3] = [
+    ("findings", "TRUE"),
+    ("on_request", "TRUE"),
+    (
+        "invocations",
+        "NOT EXISTS (SELECT 1 FROM findings WHERE findings.boot_id = invocations.boot_id \
+         AND findings.invocation = invocations.invocation) \
+         AND NOT EXISTS (SELECT 1 FROM on_request WHERE on_request.boot_id = invocations.boot_id \
+         AND on_request.invocation = invocations.invocation)",
+    ),
+];
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
@@ -55,13 +68,9 @@ fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<u64> {
 fn remove(connection: &mut Connection, oldest: i64) -> rusqlite::Result<u64> {
     let step = connection.transaction()?;
     let mut removed = 0;
-    for sql in [
-        "DELETE FROM findings WHERE closed_at < :oldest",
-        "DELETE FROM invocations WHERE closed_at < :oldest AND NOT EXISTS (SELECT 1 FROM findings \
-         WHERE findings.boot_id = invocations.boot_id \
-         AND findings.invocation = invocations.invocation)",
-    ] {
-        removed += step.execute(sql, named_params! { ":oldest": oldest })?;
+    for (table, may_go) in PARTS {
+        let sql = format!("DELETE FROM {table} WHERE closed_at < :oldest AND {may_go}");
+        removed += step.execute(&sql, named_params! { ":oldest": oldest })?;
     }
     step.commit()?;
     Ok(u64::try_from(removed).unwrap_or(u64::MAX))
@@ -69,11 +78,10 @@ fn remove(connection: &mut Connection, oldest: i64) -> rusqlite::Result<u64> {
 
 /// By when the oldest portion of what may go was closed; `None`: nothing may.
 fn oldest_portion(connection: &Connection) -> rusqlite::Result<Option<i64>> {
-    let closed = "SELECT closed_at FROM findings WHERE closed_at IS NOT NULL UNION ALL \
-                  SELECT closed_at FROM invocations WHERE closed_at IS NOT NULL \
-                  AND NOT EXISTS (SELECT 1 FROM findings \
-                  WHERE findings.boot_id = invocations.boot_id \
-                  AND findings.invocation = invocations.invocation)";
+    let closed = PARTS.map(|(table, may_go)| {
+        format!("SELECT closed_at FROM {table} WHERE closed_at IS NOT NULL AND {may_go}")
+    });
+    let closed = closed.join(" UNION ALL ");
     let number: i64 =
         connection.query_row(&format!("SELECT count(*) FROM ({closed})"), [], |row| row.get(0))?;
     let sql = format!("{closed} ORDER BY closed_at LIMIT 1 OFFSET :skipped");

@@ -199,7 +199,7 @@ pub(super) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn value(entry: &impl Serialize) -> Value {
+pub(super) fn value(entry: &impl Serialize) -> Value {
     serde_json::to_value(entry).expect("structs with string keys always serialise")
 }
 
@@ -209,12 +209,12 @@ pub(super) fn text(value: &Value) -> String {
 }
 
 /// What an agent said, or who keeps something: as people are told.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     terminal(text.as_bytes())
 }
 
 /// A list of what a process chose, as JSON.
-fn texts(words: &[Vec<u8>]) -> String {
+pub(super) fn texts(words: &[Vec<u8>]) -> String {
     text(&words.iter().map(|word| lossless(word)).collect())
 }
 

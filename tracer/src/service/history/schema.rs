@@ -14,7 +14,7 @@ use rusqlite::Connection;
 pub(super) const APPLICATION: i64 = 0x7472_6372;
 
 /// What leads from each form to the next, from an empty database on.
-const MIGRATIONS: &[&str] = &[FIRST];
+const MIGRATIONS: &[&str] = &[FIRST, ENDED_ON_REQUEST];
 
 /// `closed_at` is null while a run goes on and while a finding stands: neither is removed. The text
 /// that may be long comes last, so that a scan of the rest does not read it.
@@ -100,6 +100,48 @@ CREATE VIEW tool_calls AS
 CREATE VIEW receipts AS
     SELECT boot_id, pid, start, kind, invocation, remedy, result, dry_run, action AS json
     FROM findings WHERE action IS NOT NULL;
+";
+
+/// What came of processes that somebody asked to be ended, whatever was found of them. All of it is over.
+/// A finding of such a process may tell of the same.
+const ENDED_ON_REQUEST: &str = "
+CREATE TABLE on_request (
+    id INTEGER PRIMARY KEY,
+    boot_id TEXT NOT NULL,
+    node TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    invocation TEXT NOT NULL,
+    decided_at INTEGER NOT NULL,
+    closed_at INTEGER NOT NULL,
+    local_pid INTEGER,
+    agent TEXT,
+    tool_call TEXT,
+    tool TEXT,
+    confidence TEXT,
+    remedy TEXT NOT NULL,
+    result TEXT NOT NULL,
+    decided_by TEXT NOT NULL,
+    name TEXT NOT NULL,
+    exe TEXT,
+    args TEXT NOT NULL,
+    action TEXT NOT NULL,
+    UNIQUE (boot_id, pid, start, decided_at)
+) STRICT;
+CREATE INDEX on_request_closed ON on_request (closed_at);
+CREATE INDEX on_request_invocation ON on_request (boot_id, invocation);
+
+DROP VIEW receipts;
+CREATE VIEW receipts AS
+    SELECT boot_id, pid, start, kind, invocation, remedy, result, dry_run, action AS json
+    FROM findings WHERE action IS NOT NULL
+    UNION ALL
+    SELECT boot_id, pid, start, NULL, invocation, remedy, result, 0, action
+    FROM on_request WHERE NOT EXISTS (SELECT 1 FROM findings
+        WHERE findings.boot_id = on_request.boot_id AND findings.pid = on_request.pid
+        AND findings.start = on_request.start
+        AND findings.action ->> 'decided_at' = on_request.action ->> 'decided_at'
+        AND findings.action ->> 'decided_by' = on_request.action ->> 'decided_by');
 ";
 
 /// The form that this tracer writes.
@@ -198,6 +240,34 @@ pub(super) const FINDINGS: Table = Table {
     ],
 };
 
+pub(super) const ON_REQUEST: Table = Table {
+    name: "on_request",
+    columns: &[
+        "boot_id",
+        "node",
+        "pid",
+        "start",
+        "invocation",
+        "decided_at",
+        "closed_at",
+        "local_pid",
+        "agent",
+        "tool_call",
+        "tool",
+        "confidence",
+        "remedy",
+        "result",
+        "decided_by",
+        "name",
+        "exe",
+        "args",
+        "action",
+    ],
+};
+
+/// All tables.
+pub(super) const TABLES: [Table; 3] = [INVOCATIONS, FINDINGS, ON_REQUEST];
+
 impl Table {
     /// A statement with a parameter of its name for each column, in their order.
     pub(super) fn put(&self) -> String {
@@ -231,7 +301,7 @@ mod tests {
     fn tables_are_known_by_all_their_columns() {
         let mut connection = Connection::open_in_memory().unwrap();
         migrate(&mut connection, 0).unwrap();
-        for table in [INVOCATIONS, FINDINGS] {
+        for table in TABLES {
             let all = connection.prepare(&format!("SELECT * FROM {}", table.name)).unwrap();
             let mut wanted = vec!["id"];
             wanted.extend(table.columns);
@@ -240,6 +310,30 @@ mod tests {
         for view in ["tool_calls", "receipts"] {
             connection.prepare(&format!("SELECT * FROM {view}")).unwrap();
         }
+    }
+
+    #[test]
+    fn database_of_the_first_form_keeps_its_rows_and_its_receipts() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(FIRST).unwrap();
+        let mut row = vec!["'x'"; FINDINGS.width()];
+        for (place, column) in FINDINGS.columns.iter().enumerate() {
+            let is_number = ["pid", "start", "dry_run", "uid", "local_pid", "parent_pid"];
+            let is_number = is_number.contains(column)
+                || ["_at", "_boot", "_over", "_bytes"].iter().any(|end| column.ends_with(end));
+            if is_number {
+                row[place] = "7";
+            }
+        }
+        let columns = FINDINGS.columns.join(", ");
+        let put = format!("INSERT INTO findings ({columns}) VALUES ({})", row.join(", "));
+        connection.execute_batch(&put).unwrap();
+        connection.execute_batch("UPDATE findings SET action = '{}'").unwrap();
+        migrate(&mut connection, 1).unwrap();
+        let receipts = "SELECT kind, json FROM receipts";
+        let receipt: (String, String) =
+            connection.query_row(receipts, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        assert_eq!(receipt, ("x".to_owned(), "{}".to_owned()));
     }
 
     #[test]

@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    lineage::{Finding, FindingState, Nanos},
+    lineage::{ActionResult, Finding, FindingState, Nanos},
     report::sample,
     service::history::{
         History, HistoryStatus, Leak,
+        on_request::tests::asked,
         query::{self, Query},
         tests::{PATIENCE, all, found, news_at, offset, options, origin, run},
     },
@@ -98,6 +99,32 @@ fn full_database_is_left_for_memory_and_taken_up_again_without_loss() {
     assert_eq!(leaks.iter().filter(|leak| leak.stands).count(), 98);
     let HistoryStatus { dropped, written, .. } = keeper.status();
     assert_eq!((dropped, written), (0, 102));
+}
+
+#[test]
+fn receipts_that_memory_kept_are_brought_to_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+    let full = HistoryError::from(rusqlite::Error::SqliteFailure(full, None));
+    let mut keeper = open(&options);
+    for number in 0..3 {
+        let asked = asked(number, Duration::ZERO, ActionResult::Ended);
+        keeper.take(Told::OnRequest(Box::new(asked)));
+        keeper.commit();
+        if number == 0 {
+            keeper.leave_disk(&full);
+        }
+    }
+    let ended = |keeper: &mut Keeper| {
+        let connection = keeper.place.connection().unwrap();
+        query::summary(connection, None, now()).unwrap().ended.on_request
+    };
+    assert_eq!(ended(&mut keeper), 2, "what is over stays on disk");
+    keeper.retry();
+    keeper.is_at(Mode::Disk, None);
+    assert_eq!(ended(&mut keeper), 3);
+    assert_eq!((keeper.status().written, keeper.status().dropped), (3, 0));
 }
 
 #[test]
