@@ -105,3 +105,94 @@ fn read<T>(found: Result<Vec<T>, HistoryError>) -> Vec<T> {
         Vec::new()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        report::sample,
+        service::{
+            history::Options,
+            news::{FindingNews, InvocationNews, News, Origin},
+        },
+    };
+
+    const ROOTS: [ProcessId; 2] =
+        [ProcessId { pid: 4200, start: 7 }, ProcessId { pid: 4201, start: 8 }];
+
+    fn opened(root: ProcessId) -> What {
+        let (mut invocation, stats) = {
+            let outcome = sample::clean();
+            (outcome.invocation, outcome.stats)
+        };
+        invocation.id = root.to_string();
+        let news = InvocationNews { invocation, uid: None, stats, is_uncertain: false };
+        What::Opened(Box::new(news))
+    }
+
+    fn found() -> What {
+        let finding = sample::four_leaks().findings.remove(0);
+        let (invocation, change) = (ROOTS[0].to_string(), Change::Opened);
+        What::Finding(Box::new(FindingNews {
+            invocation,
+            change,
+            gone_at: None,
+            kept_by: None,
+            finding,
+        }))
+    }
+
+    /// What a daemon has left that had told of two runs and a finding.
+    fn inherited() -> Inherited {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = Options { database: folder.path().join("history.db"), ..Options::default() };
+        let origin = Origin { node: "node".to_owned(), boot_id: "boot".to_owned() };
+        let history = History::start(options, origin);
+        for what in [opened(ROOTS[0]), opened(ROOTS[1]), found()] {
+            history.tell(&News { at: Nanos(1), epoch_offset: 0, what });
+        }
+        assert!(history.flush(Duration::from_mins(1)));
+        Inherited::of(&history)
+    }
+
+    #[test]
+    fn what_is_told_again_is_settled_and_no_news() {
+        let mut inherited = inherited();
+        let roots: HashSet<_> = inherited.runs().map(|(root, _)| root).collect();
+        assert_eq!(roots, HashSet::from(ROOTS));
+        assert_eq!(inherited.findings().count(), 1);
+        for root in ROOTS {
+            assert!(!inherited.is_settled());
+            inherited.recognise(&mut opened(root));
+        }
+        assert!(!inherited.is_settled());
+        let told = |inherited: &mut Inherited| {
+            let mut what = found();
+            inherited.recognise(&mut what);
+            let What::Finding(news) = what else { panic!("another kind of news") };
+            news.change
+        };
+        assert_eq!(told(&mut inherited), Change::Changed);
+        assert!(inherited.is_settled());
+        // Later it may come about anew.
+        assert_eq!(told(&mut inherited), Change::Opened);
+    }
+
+    #[test]
+    fn end_of_a_root_is_noted_and_nobody_else_s() {
+        let mut inherited = inherited();
+        inherited.saw_end(ROOTS[0], Nanos(99));
+        inherited.saw_end(ProcessId { start: 9, ..ROOTS[1] }, Nanos(99));
+        let ended_at = |inherited: &Inherited, wanted| {
+            let mut all = inherited.runs();
+            all.find(|(root, _)| *root == wanted).expect("the run").1.ended_at
+        };
+        assert_eq!(ended_at(&inherited, ROOTS[0]), Some(Nanos(99)));
+        assert_eq!(ended_at(&inherited, ROOTS[1]), None);
+        inherited.forget_run(ROOTS[0]);
+        inherited.forget_run(ROOTS[1]);
+        assert_eq!(inherited.runs().count(), 0);
+    }
+}
