@@ -238,7 +238,11 @@ fn paragraph(finding: &Value) -> String {
     }
     lines.push(format!("  Call: {}", call(&finding["tool_call"], &text, &words, &named)));
     let lineage = finding["lineage"].as_array().into_iter().flatten().map(named);
-    lines.push(format!("  Lineage: {}", lineage.collect::<Vec<_>>().join(" > ")));
+    let lineage = lineage.collect::<Vec<_>>().join(" > ");
+    // The root of a run descends from nobody that is told of.
+    if !lineage.is_empty() {
+        lines.push(format!("  Lineage: {lineage}"));
+    }
     if let Some(why) = text(&finding["cause"]["text"]) {
         lines.push(format!("  Why: {why}"));
     }
@@ -318,6 +322,9 @@ mod tests {
              Lineage: claude[1]\n  Why: its shell ended\n"
         );
         assert_eq!(answer(&report(), What::Port(5173)).unwrap(), told);
+        let mut root = report();
+        root["findings"][1]["lineage"] = json!([]);
+        assert!(!answer(&root, What::Pid(7)).unwrap().contains("Lineage"));
         assert_eq!(answer(&report(), What::Port(173)).unwrap(), "");
         assert_eq!(answer(&report(), What::Pid(9)).unwrap(), "");
     }
