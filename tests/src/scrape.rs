@@ -12,7 +12,12 @@ pub const METRICS: &str = "[metrics]\nlisten = \"127.0.0.1:0\"\n";
 /// Where a daemon tells them.
 #[must_use]
 pub fn address(daemon: &Daemon) -> String {
-    let said = daemon.said();
+    address_in(&daemon.said())
+}
+
+/// The same of what one has logged.
+#[must_use]
+pub fn address_in(said: &str) -> String {
     let address = said.split_once("metrics at http://").and_then(|(_, at)| at.split_once('/'));
     address.unwrap_or_else(|| panic!("no address in {said}")).0.to_owned()
 }

@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tracer_tests::api_server::{ApiServer, pod};
 use tracer_tests::facts::{self, Facts};
+use tracer_tests::scrape::{self, METRICS};
 use tracer_tests::{binary, daemon, deploy, proc, skip, sys};
 
 /// Where a program is in a container.
 const BIN: &str = "/usr/local/bin";
 const PINS: &str = "/sys/fs/bpf";
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// A container of runc: a root file system with one program and the libraries that it needs.
 struct Container {
@@ -69,7 +71,7 @@ impl Container {
         namespaces: &[&str],
         more: &More,
     ) {
-        let More { capabilities, environment, mounts } = more;
+        let More { capabilities, environment, mounts, pids } = more;
         let root = self.folder.path().join("root");
         copy_libraries(program, &root);
         let mut all = vec![
@@ -95,6 +97,7 @@ impl Container {
             "linux": {
                 "namespaces": namespaces,
                 "cgroupsPath": self.cgroup,
+                "resources": pids.map(|limit| json!({"pids": {"limit": limit}})),
                 "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list"],
                 "readonlyPaths": ["/proc/bus", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
             },
@@ -112,9 +115,13 @@ impl Container {
         self.folder.path().join("log")
     }
 
+    fn said(&self) -> String {
+        fs::read_to_string(self.log()).expect("its log")
+    }
+
     fn until_said(&mut self, text: &str) {
         proc::until(&format!("the container says {text:?}"), || {
-            let said = fs::read_to_string(self.log()).expect("its log");
+            let said = self.said();
             let ended = self.runc.as_mut().expect("it runs").try_wait().expect("runc is our child");
             assert!(ended.is_none(), "the container has ended: {ended:?}: {said}");
             said.contains(text).then_some(())
@@ -130,6 +137,14 @@ impl Drop for Container {
         if let Some(runc) = &mut self.runc {
             let _ended = runc.wait();
         }
+        // runc leaves the pod's cgroup, in each hierarchy. Another container may be in it still.
+        let pod = Path::new(&self.cgroup).parent().and_then(|pod| pod.strip_prefix("/").ok());
+        for pod in pod.into_iter().filter(|pod| !pod.as_os_str().is_empty()) {
+            let hierarchies = fs::read_dir(CGROUPS).into_iter().flatten().flatten();
+            for hierarchy in hierarchies.map(|entry| entry.path()).chain([CGROUPS.into()]) {
+                let _gone = fs::remove_dir(hierarchy.join(pod));
+            }
+        }
     }
 }
 
@@ -139,6 +154,8 @@ struct More {
     capabilities: Vec<String>,
     environment: Vec<String>,
     mounts: Vec<Value>,
+    /// Most processes.
+    pids: Option<u32>,
 }
 
 fn bind(source: &Path, destination: &str, mode: &str) -> Value {
@@ -198,39 +215,46 @@ fn lack() -> Option<&'static str> {
 struct Boxed {
     state: PathBuf,
     // In this order: what is pinned goes after who pinned it.
-    _tracer: Container,
+    tracer: Container,
     _pinned: Pinned,
 }
 
 impl Boxed {
     /// Starts one with the capabilities of the manifest and the host's PID namespace, and others of its own.
     fn start(mark: u64, namespaces: &[&str], config: &str) -> Self {
+        Self::start_in(Container::new(&format!("{mark:064x}")), mark, namespaces, config)
+    }
+
+    fn start_in(mut tracer: Container, mark: u64, namespaces: &[&str], config: &str) -> Self {
+        let metrics =
+            if config.contains("[metrics]") { "" } else { "[metrics]\nenabled = false\n" };
         let pinned = Pinned(tempfile::tempdir().expect("a temporary folder"));
         let text = format!(
             "[thresholds]\nzombie_after = \"300ms\"\n\
              [kernel]\npin_path = \"{PINS}/tracer-test-box-{mark}\"\n\
              [api]\nsocket = \"/run/tracer/control/tracer.sock\"\n\
-             [metrics]\nenabled = false\n\
+             {metrics}\
              [[sink]]\ntype = \"file\"\npath = \"/var/lib/tracer/events.jsonl\"\n{config}"
         );
         fs::write(pinned.config(), text).expect("a file of ours");
-        let mut tracer = Container::new(&format!("{mark:064x}"));
         let state = tracer.shared("lib");
         let more = More {
             capabilities: deploy::capabilities(),
             environment: vec!["TRACER_LOG=info".to_owned()],
             mounts: vec![
                 bind(Path::new(PINS), PINS, "rw"),
+                json!({"destination": CGROUPS, "type": "bind", "source": CGROUPS, "options": ["rbind", "ro"]}),
                 bind(pinned.0.path(), "/etc/tracer", "ro"),
                 bind(&state, "/var/lib/tracer", "rw"),
                 json!({"destination": "/run/tracer", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]}),
             ],
+            pids: None,
         };
         let program = format!("{BIN}/tracer");
         let command = [program.as_str(), "daemon", "--config", "/etc/tracer/tracer.toml"];
         tracer.start(&command, binary::tracer(), 0, namespaces, &more);
         tracer.until_said("traces the host");
-        Self { state, _tracer: tracer, _pinned: pinned }
+        Self { state, tracer, _pinned: pinned }
     }
 
     /// The finding of this zombie.
@@ -248,12 +272,17 @@ impl Boxed {
 }
 
 /// Starts a parent in a container that lets a child stand, as nobody.
-fn leaking(agent: &mut Container, mut environment: Vec<String>) -> Facts {
+fn leaking(agent: &mut Container, environment: Vec<String>) -> Facts {
+    leaking_within(agent, environment, None)
+}
+
+fn leaking_within(agent: &mut Container, mut environment: Vec<String>, pids: Option<u32>) -> Facts {
     let told = agent.shared("facts");
     let facts = Facts::listen(&told, HashMap::new());
     fs::set_permissions(facts.path(), fs::Permissions::from_mode(0o777)).expect("a file of ours");
     environment.push(format!("{}=/facts/facts", facts::ENV));
-    let more = More { environment, mounts: vec![bind(&told, "/facts", "ro")], ..More::default() };
+    let mounts = vec![bind(&told, "/facts", "ro")];
+    let more = More { environment, mounts, pids, ..More::default() };
     let program = format!("{BIN}/workload");
     let command = [program.as_str(), "never-waits", "deep=yes"];
     let own = ["pid", "mount", "uts", "ipc", "network"];
@@ -285,8 +314,7 @@ fn leak_in_another_container_is_found_with_the_capabilities_of_the_manifest() {
     facts.release("standing");
 }
 
-/// Where tracer is in a cgroup namespace of its own, as in a pod, paths of cgroups look otherwise, and it has no
-/// file system of cgroups to find them in.
+/// Where tracer is in a cgroup namespace of its own, as in a pod, paths of cgroups look otherwise.
 #[test]
 fn container_of_an_agent_s_pod_is_its_agent_for_a_tracer_in_a_container() {
     if let Some(reason) = lack() {
@@ -315,5 +343,43 @@ fn container_of_an_agent_s_pod_is_its_agent_for_a_tracer_in_a_container() {
         (&container["pod_uid"], &container["pod"]["name"]),
         (&uid.into(), &"reviewer-7d4b".into())
     );
+    facts.release("standing");
+}
+
+/// Both are in the cgroup of one pod: to a tracer in a cgroup namespace of its own the other's is `/../other`.
+#[test]
+fn limit_of_another_container_s_pids_is_told_by_a_tracer_in_a_container() {
+    /// Nobody else's.
+    const LIMIT: u32 = 4_321;
+    if let Some(reason) = lack() {
+        return skip(reason);
+    }
+    let mark = u64::from(std::process::id()) << 16;
+    let uid = format!("7d7d1f3b-0a6f-4c3f-9a6b-{mark:012x}");
+    let tracer = Container::of_pod(&format!("{mark:064x}"), &uid);
+    // The network of the host, where this test is.
+    let namespaces = ["mount", "uts", "ipc", "cgroup"];
+    let mut tracer = Boxed::start_in(tracer, mark, &namespaces, METRICS);
+    tracer.tracer.until_said("metrics at http://");
+    let address = scrape::address_in(&tracer.tracer.said());
+    let mut agent = Container::of_pod(&format!("{:064x}", mark << 32), &uid);
+    let environment = vec!["TRACER_AGENT=limited".to_owned()];
+    let facts = leaking_within(&mut agent, environment, Some(LIMIT));
+    let limits = fs::read_dir(CGROUPS).expect("cgroups").flatten().map(|entry| entry.path());
+    let limit = limits.chain([CGROUPS.into()]).find_map(|hierarchy| {
+        fs::read_to_string(hierarchy.join(agent.cgroup.trim_start_matches('/')).join("pids.max"))
+            .ok()
+    });
+    if limit.is_none() {
+        return skip("runc limits no pids here");
+    }
+    let told = |name: &str| {
+        let series = format!("tracer_cgroup_pids_{name}{{agent=\"limited\"}}");
+        scrape::value(&scrape::get(&address, "/metrics").1, &series)
+    };
+    let most = proc::until("the limit is told", || told("max"));
+    assert!((most - f64::from(LIMIT)).abs() < 0.5, "{most}");
+    let used = told("used").expect("it is told with the limit");
+    assert!((2.0..f64::from(LIMIT)).contains(&used), "{used}");
     facts.release("standing");
 }

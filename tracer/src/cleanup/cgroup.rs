@@ -150,7 +150,7 @@ impl RunCgroup {
     /// This host has no cgroup v2, or none that may be written.
     pub fn make(procfs: &Procfs, owner: Option<(u32, u32)>) -> Result<Self, CgroupError> {
         let own = procfs.own()?;
-        let mount = own.mount_of_type(b"cgroup2")?.ok_or(CgroupError::NotMounted)?;
+        let mount = own.mount_of_unified()?.ok_or(CgroupError::NotMounted)?;
         let cgroup = own.unified_cgroup()?.ok_or(CgroupError::NotMounted)?;
         let directory = mount.place_of_cgroup(&cgroup).ok_or_else(|| CgroupError::Elsewhere {
             cgroup: cgroup.clone(),

@@ -48,7 +48,7 @@ impl Cgroups {
     /// It cannot be opened.
     pub fn mounted(procfs: &Procfs) -> io::Result<Option<Self>> {
         let own = procfs.own().map_err(|error| io::Error::other(error.to_string()))?;
-        let mount = own.mount_of_type(b"cgroup2");
+        let mount = own.mount_of_unified();
         let Some(mount) = mount.map_err(|error| io::Error::other(error.to_string()))? else {
             return Ok(None);
         };

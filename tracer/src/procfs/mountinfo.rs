@@ -74,6 +74,14 @@ impl Mount {
         [&self.fs_type[..], b" ", &self.source, b" at ", &self.mount_point].concat()
     }
 
+    /// How many cgroups above the root of the reader's cgroup namespace the root of this mount of a cgroup
+    /// hierarchy is.
+    #[must_use]
+    pub fn levels_above(&self) -> usize {
+        let parts = Path::new(OsStr::from_bytes(&self.root)).components();
+        parts.filter(|part| *part == Component::ParentDir).count()
+    }
+
     /// Where this mount of a cgroup hierarchy shows the cgroup of that path, which `/proc/PID/cgroup`
     /// has; `None`: it does not.
     #[must_use]

@@ -151,7 +151,7 @@ impl Procfs {
     pub fn home(&self, path: Vec<u8>) -> Option<Home> {
         let mounted = self.unified.get_or_init(|| {
             let own = self.own().ok()?;
-            own.mount_of_type(b"cgroup2").ok().flatten()
+            own.mount_of_unified().ok().flatten()
         });
         let folder = mounted.as_ref()?.place_of_cgroup(&path)?;
         let id = std::fs::metadata(folder).ok()?.ino();

@@ -1,5 +1,6 @@
 //! The directory of one process or thread, held open.
 
+use std::cmp::Reverse;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -255,7 +256,15 @@ impl TaskDir {
     /// # Errors
     /// [`Error::is_gone`], [`Error::is_denied`].
     pub fn mount(&self, id: u32) -> Result<Option<Mount>> {
-        self.find_mount(|mount| mount.id == id)
+        let mut found = None;
+        self.each_mount(|mount| {
+            if mount.id == id {
+                found = Some(mount);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
     }
 
     /// The mount that `path` lies on, by name alone: the deepest mount point above it, of equals
@@ -276,24 +285,26 @@ impl TaskDir {
         Ok(found)
     }
 
-    /// The first mount of such a file system.
+    /// The mount of cgroup v2; see [`TaskDir::mount_of_cgroups`].
     ///
     /// # Errors
     /// [`Error::is_gone`] once the task is reaped.
-    pub fn mount_of_type(&self, fs_type: &[u8]) -> Result<Option<Mount>> {
-        self.find_mount(|mount| mount.fs_type == fs_type)
+    pub fn mount_of_unified(&self) -> Result<Option<Mount>> {
+        self.mount_of_cgroups(|mount| mount.fs_type == b"cgroup2")
     }
 
-    /// The first mount that is wanted.
+    /// The mount of a hierarchy of cgroups that shows most of it: a container may have one of its own part
+    /// and one of the host's. Of those that show the same the first.
     ///
     /// # Errors
     /// [`Error::is_gone`], [`Error::is_denied`].
-    pub fn find_mount(&self, is_wanted: impl Fn(&Mount) -> bool) -> Result<Option<Mount>> {
-        let mut found = None;
+    pub fn mount_of_cgroups(&self, is_wanted: impl Fn(&Mount) -> bool) -> Result<Option<Mount>> {
+        let mut found: Option<Mount> = None;
+        let narrow = |mount: &Mount| (Reverse(mount.levels_above()), mount.root.len());
         self.each_mount(|mount| {
-            if is_wanted(&mount) {
+            if is_wanted(&mount) && found.as_ref().is_none_or(|best| narrow(&mount) < narrow(best))
+            {
                 found = Some(mount);
-                return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
         })?;

@@ -297,6 +297,26 @@ fn a_table_is_read_across_chunks_and_only_as_far_as_wanted() {
 }
 
 #[test]
+fn mount_that_shows_most_of_the_cgroups_is_taken() {
+    let of = |mounts: &[(&str, &str)]| {
+        let proc = FakeProc::new();
+        let lines =
+            mounts.iter().map(|(root, at)| format!("1 0 0:9 {root} {at} rw - cgroup2 c rw\n"));
+        proc.link("self", "11")
+            .task("11", 'S', 1, 1)
+            .file("11/mountinfo", lines.collect::<String>());
+        let mount = proc.open().own().unwrap().mount_of_unified().unwrap();
+        mount.map(|mount| String::from_utf8(mount.mount_point).unwrap())
+    };
+    assert_eq!(
+        of(&[("/", "/own"), ("/../..", "/host"), ("/..", "/pod")]).as_deref(),
+        Some("/host")
+    );
+    assert_eq!(of(&[("/a/b", "/part"), ("/", "/all"), ("/", "/again")]).as_deref(), Some("/all"));
+    assert_eq!(of(&[]), None);
+}
+
+#[test]
 fn cgroup_is_found_below_its_mount_and_nowhere_else() {
     let place = |root: &str, cgroup: &str| {
         let line = format!("1 0 0:1 {root} /sys/fs/cgroup rw - cgroup2 cgroup2 rw");

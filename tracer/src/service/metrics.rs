@@ -17,6 +17,7 @@ mod cgroups;
 mod exposition;
 mod figures;
 mod health;
+mod hierarchies;
 mod host;
 mod ledger;
 mod probe;

@@ -11,10 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{agents::AgentLabel, trend::Trend};
+use super::{agents::AgentLabel, hierarchies::Hierarchies, trend::Trend};
 use crate::{
     lineage::{Nanos, ProcessId},
-    procfs::{CgroupPaths, Mount, Procfs},
+    procfs::Procfs,
 };
 
 /// Cgroups that are looked at.
@@ -37,39 +37,8 @@ pub(super) struct PidsOfAgent {
 /// The cgroups that were looked at.
 #[derive(Debug, Default)]
 pub(super) struct Cgroups {
+    hierarchies: Hierarchies,
     trends: HashMap<PathBuf, Trend>,
-}
-
-/// Where cgroups are mounted.
-#[derive(Debug, Default)]
-struct Mounts {
-    unified: Option<Mount>,
-    /// The v1 hierarchy that limits pids.
-    pids: Option<Mount>,
-}
-
-impl Mounts {
-    fn seen_from(procfs: &Procfs) -> Self {
-        let Ok(own) = procfs.own() else { return Self::default() };
-        let is_pids = |mount: &Mount| {
-            mount.fs_type == b"cgroup"
-                && mount.super_options.split(|byte| *byte == b',').any(|option| option == b"pids")
-        };
-        Self {
-            unified: own.mount_of_type(b"cgroup2").ok().flatten(),
-            pids: own.find_mount(is_pids).ok().flatten(),
-        }
-    }
-
-    /// The folder of the cgroup that limits the pids of who stands there, and that of its hierarchy's
-    /// root; `None`: it cannot be seen from here.
-    fn folder(&self, paths: &CgroupPaths) -> Option<(PathBuf, &Mount)> {
-        let (mount, path) = match &paths.pids {
-            Some(path) => (self.pids.as_ref()?, path),
-            None => (self.unified.as_ref()?, paths.unified.as_ref()?),
-        };
-        Some((mount.place_of_cgroup(path)?, mount))
-    }
 }
 
 impl Cgroups {
@@ -80,7 +49,8 @@ impl Cgroups {
         members: &[Member],
         now: Nanos,
     ) -> BTreeMap<AgentLabel, PidsOfAgent> {
-        let whose = whose(procfs, members);
+        self.hierarchies.look(procfs);
+        let whose = whose(procfs, &self.hierarchies, members);
         let mut agents = BTreeMap::<AgentLabel, PidsOfAgent>::new();
         let mut trends = HashMap::new();
         for (folder, owners) in whose {
@@ -118,15 +88,17 @@ impl PidsOfAgent {
 }
 
 /// Folders of cgroups, their ancestors' too, and the agents that live in or below them.
-fn whose(procfs: &Procfs, members: &[Member]) -> BTreeMap<PathBuf, BTreeSet<AgentLabel>> {
-    let mounts = Mounts::seen_from(procfs);
+fn whose(
+    procfs: &Procfs,
+    hierarchies: &Hierarchies,
+    members: &[Member],
+) -> BTreeMap<PathBuf, BTreeSet<AgentLabel>> {
     let mut whose = BTreeMap::<PathBuf, BTreeSet<AgentLabel>>::new();
     for &(agent, id, local) in members {
         let Ok(Some((dir, _))) = procfs.identify(local, id) else { continue };
         let Ok(paths) = dir.cgroups() else { continue };
-        let Some((folder, mount)) = mounts.folder(&paths) else { continue };
-        let root = mount.place_of_cgroup(&mount.root);
-        let below = |folder: &&Path| root.as_deref().is_some_and(|root| folder.starts_with(root));
+        let Some((folder, root)) = hierarchies.folder(&paths) else { continue };
+        let below = |folder: &&Path| folder.starts_with(&root);
         for folder in folder.ancestors().take_while(below) {
             if whose.len() < MOST_CGROUPS || whose.contains_key(folder) {
                 whose.entry(folder.to_owned()).or_default().insert(agent);
@@ -154,12 +126,17 @@ mod tests {
 
     /// A host with this mounted below its folder, and process 12 there.
     fn host(mounts: &[(&str, &str, &str)], cgroup: &str) -> FakeProc {
+        seen_through("/", mounts, cgroup)
+    }
+
+    /// The same for a tracer to which the mounts have this root.
+    fn seen_through(root: &str, mounts: &[(&str, &str, &str)], cgroup: &str) -> FakeProc {
         let proc = FakeProc::new();
         let ticks = 7 * rustix::param::clock_ticks_per_second();
         proc.link("self", "11").task("11", 'S', 1, 1).task("12", 'S', 1, ticks);
         let lines = mounts.iter().enumerate().map(|(id, (at, kind, options))| {
             let at = proc.path(at);
-            format!("{id} 1 0:{id} / {} rw - {kind} none {options}\n", at.display())
+            format!("{id} 1 0:{id} {root} {} rw - {kind} none {options}\n", at.display())
         });
         proc.file("11/mountinfo", lines.collect::<String>()).file("12/cgroup", cgroup);
         proc
@@ -225,5 +202,27 @@ mod tests {
         // Above what can be seen from here.
         proc.file("12/cgroup", "0::/../b\n");
         assert_eq!(look(&proc, &mut Cgroups::default(), 1), None);
+    }
+
+    /// As in a pod: the host's hierarchy is mounted, and paths are told from the tracer's own cgroup.
+    #[test]
+    fn tracer_in_a_cgroup_namespace_finds_the_cgroups_of_others() {
+        let at = |cgroup: &str| seen_through("/../..", &[("cg", "cgroup2", "ro")], cgroup);
+        for (cgroup, place) in [
+            ("0::/../agent\n", "cg/pods/agent"),
+            ("0::/../../others/agent\n", "cg/others/agent"),
+            ("0::/below\n", "cg/pods/tracer/below"),
+        ] {
+            let proc = at(cgroup);
+            proc.file("cg/pods/other/cgroup.procs", "1\n111\n");
+            proc.file("cg/pods/tracer/cgroup.procs", "7\n11\n");
+            let file = |name: &str, text| proc.file(&format!("{place}/{name}"), text);
+            file("pids.current", "3\n");
+            file("pids.max", "4\n");
+            let found = look(&proc, &mut Cgroups::default(), 1).expect(cgroup);
+            assert_eq!((found.used, found.max), (3, 4), "{cgroup}");
+        }
+        // Above all that is mounted.
+        assert_eq!(look(&at("0::/../../../agent\n"), &mut Cgroups::default(), 1), None);
     }
 }
