@@ -92,9 +92,13 @@ impl Memory {
 }
 
 impl Soak<'_> {
-    /// Soaks it. `each_second` is done after each scrape.
+    /// Soaks it. `at_rest` is done while those that sleep are all there is, `each_second` after each scrape.
     #[track_caller]
-    pub fn run(&self, mut each_second: impl FnMut(&Daemon)) -> Soaked {
+    pub fn run(
+        &self,
+        at_rest: impl FnOnce(&Daemon),
+        mut each_second: impl FnMut(&Daemon),
+    ) -> Soaked {
         let Self { tracer, load, sleepers, rest, span } = *self;
         let mut daemon = Daemon::of(tracer, METRICS);
         daemon.start();
@@ -109,6 +113,7 @@ impl Soak<'_> {
         until_quiet(&address);
         let with_sleepers = Memory::of(daemon.pid());
         let sleepers_cpu = resting(daemon.pid(), rest);
+        at_rest(&daemon);
 
         let millis = span.as_millis().to_string();
         let mut forking = Load::start(load, &["both-for", &millis], Some("soak"));

@@ -66,6 +66,24 @@ impl Leaks {
     }
 }
 
+/// Asks again and again who listens at a port of an agent's, and how long each took.
+fn blame(daemon: &Daemon) -> Vec<Duration> {
+    let server = Run::workload(["keeps-server", "listen=tcp"]).alone();
+    let server = server.env("TRACER_AGENT", "soak-server").start();
+    let sleeper = server.fact("sleeper");
+    let port = format!(":{}", sleeper.number("port"));
+    let asked = || {
+        let asked = Instant::now();
+        let told = daemon.asked(&["blame", &port]);
+        (told["processes"][0]["process"]["pid"] == sleeper.pid, asked.elapsed())
+    };
+    tracer_tests::proc::until("the server is known", || asked().0.then_some(()));
+    let mut took: Vec<_> = (0..21).map(|_| asked()).collect();
+    assert!(took.iter().all(|(is_right, _)| *is_right), "another is blamed");
+    took.sort_unstable_by_key(|(_, took)| *took);
+    took.into_iter().map(|(_, took)| took).collect()
+}
+
 fn say(soaked: &Soaked, tracer: &Path, leaks: &Leaks) {
     let mib = |kib: u64| format!("{}.{} MiB", kib / MEBIBYTE, kib % MEBIBYTE * 10 / MEBIBYTE);
     let mut scrapes = soaked.scrapes.clone();
@@ -105,14 +123,20 @@ fn nothing_is_lost_at_full_fork_rate_and_memory_stays_flat() {
     let soak = Soak { tracer, load: binary::load(), sleepers, rest, span };
     let mut leaks = Leaks::default();
     let mut due = Instant::now();
-    let soaked = soak.run(|daemon| {
-        if due <= Instant::now() {
-            leaks.leak(daemon);
-            // Most of the time is for the load.
-            due = Instant::now() + span / 40;
-        }
-    });
+    let mut blames = Vec::new();
+    let soaked = soak.run(
+        |daemon| blames = blame(daemon),
+        |daemon| {
+            if due <= Instant::now() {
+                leaks.leak(daemon);
+                // Most of the time is for the load.
+                due = Instant::now() + span / 40;
+            }
+        },
+    );
     say(&soaked, tracer, &leaks);
+    let (median, slowest) = (blames[blames.len() / 2], blames[blames.len() - 1]);
+    println!("blame :PORT beside those that sleep: median {median:.1?}, slowest {slowest:.1?}");
     assert!(leaks.number > 0 && leaks.found == leaks.number);
     // That each began and ended was told, or lost and counted.
     let told = soaked.events + soaked.dropped;

@@ -106,7 +106,7 @@ pub(crate) fn measure(programs: &Programs, sizes: &Sizes) -> Result<Node> {
         rest: sizes.rest,
         span: sizes.span,
     };
-    let soak = figures(&soak, &soak.run(|_| ())).context("nobody scraped")?;
+    let soak = figures(&soak, &soak.run(|_| (), |_| ())).context("nobody scraped")?;
     let mut daemon = Daemon::of(&programs.tracer, METRICS);
     daemon.start();
     let user = both(&sizes.events);
