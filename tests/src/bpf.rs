@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::ptr;
 
 use crate::proc;
 use crate::sys::Pid;
@@ -46,6 +47,7 @@ impl Kind {
 }
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_UPDATE_ELEM: libc::c_long = 2;
 const OBJ_GET: libc::c_long = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
@@ -214,24 +216,54 @@ pub fn expect_gone(objects: &[(Kind, u32)]) {
 /// # Errors
 /// It cannot be opened or read.
 pub fn has_key(pinned: &Path, key: u32) -> io::Result<bool> {
-    /// More than any value of tracer's.
-    const MOST: usize = 4096;
+    Ok(value(pinned, key)?.is_some())
+}
+
+/// What a pinned map whose keys are words has for this one.
+///
+/// # Errors
+/// It cannot be opened or read.
+pub fn value(pinned: &Path, key: u32) -> io::Result<Option<Vec<u8>>> {
+    let map = open_pinned(pinned)?;
+    let mut value = vec![0_u8; MOST];
+    let mut attr = element(&map, &key, value.as_mut_ptr() as u64);
+    match bpf(MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives it this value, of which as much is taken as one has.
+///
+/// # Errors
+/// It cannot be opened or written.
+pub fn put(pinned: &Path, key: u32, value: &[u8]) -> io::Result<()> {
+    let map = open_pinned(pinned)?;
+    let mut whole = vec![0_u8; MOST];
+    whole[..value.len()].copy_from_slice(value);
+    bpf(MAP_UPDATE_ELEM, &mut element(&map, &key, whole.as_ptr() as u64)).map(drop)
+}
+
+/// More than any value of tracer's.
+const MOST: usize = 4096;
+
+fn open_pinned(pinned: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pinned.as_os_str().as_bytes())?;
     let mut attr = Attr::default();
     [attr.words[0], attr.words[1]] = split(path.as_ptr() as u64);
     let fd = bpf(OBJ_GET, &mut attr)?;
     // SAFETY: the call has just opened this descriptor for us.
-    let map = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut value = [0_u8; MOST];
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What commands about an element are told: map_fd, key, value.
+fn element(map: &OwnedFd, key: &u32, value: u64) -> Attr {
     let mut attr = Attr::default();
     attr.words[0] = map.as_raw_fd().cast_unsigned();
-    [attr.words[2], attr.words[3]] = split(&raw const key as u64);
-    [attr.words[4], attr.words[5]] = split(value.as_mut_ptr() as u64);
-    match bpf(MAP_LOOKUP_ELEM, &mut attr) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    [attr.words[2], attr.words[3]] = split(ptr::from_ref(key) as u64);
+    [attr.words[4], attr.words[5]] = split(value);
+    attr
 }
 
 fn id_in(fdinfo: &str, kind: Kind) -> Option<u32> {

@@ -102,6 +102,26 @@ fn hold_forker(group: Group) {
     }
 }
 
+/// Lets go of a process that is not there any more though nobody told of it: a hook may be left out, as that
+/// of `sched_process_free` in a kernel that runs no programs over certain tasks, whoever the event is about.
+/// Never attached: user space runs it, see [`tracer_tag`]. Arguments: pid, start. Returns 1, or 0 if it has no
+/// entry, or none of one that has died.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+extern "C" fn tracer_let_go(ctx: *mut c_void) -> u32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let arguments = ctx.as_ptr().cast::<u64>();
+    // SAFETY: user space gives two arguments.
+    let (pid, start) =
+        unsafe { (arguments.read_volatile() as u32, arguments.add(1).read_volatile()) };
+    let Some(entry) = procs::find(Group { pid, start }) else { return 0 };
+    if get!(entry, exit_at) == 0 {
+        return 0;
+    }
+    procs::free(pid, entry);
+    1
+}
+
 /// Puts a process into an invocation. Never attached: user space runs it (`BPF_PROG_TEST_RUN`, 5.10+),
 /// because an update of the map from there would write the whole entry, and undo what a hook writes
 /// meanwhile. Arguments: pid, start, what [`tracer_common::Proc::invocation`] is to be. Returns 1, or

@@ -117,6 +117,8 @@ const RELEASE: Hook = Hook { program: "tracer_release", tracepoint: "release_tas
 /// The program that lists processes, and the one that puts them into invocations.
 const SNAPSHOT: &str = "tracer_snapshot";
 const TAG: &str = "tracer_tag";
+/// The program that lets go of a process whose end nobody told.
+const LET_GO: &str = "tracer_let_go";
 /// The maps that programs share with those of another daemon before or after.
 const SHARED: [&str; 5] = ["PROCS", "CONTROL", "COUNTS", "RECORDS", "MARKERS"];
 
@@ -168,8 +170,8 @@ pub enum LoadError {
     /// What was there before the hooks cannot be entered.
     #[error("list the processes that are there (iter/task): {}", chain(.0.as_ref()))]
     Snapshot(#[source] Box<dyn Error + Send + Sync>),
-    /// A process cannot be put into an invocation.
-    #[error("put a process into an invocation (BPF_PROG_TEST_RUN): {}", chain(.0))]
+    /// A process cannot be put into an invocation, or not be let go of.
+    #[error("change the entry of a process (BPF_PROG_TEST_RUN): {}", chain(.0))]
     Tag(#[source] ProgramError),
     /// What lists sockets is refused.
     #[error(transparent)]
@@ -663,9 +665,12 @@ impl Probes {
         let program: &mut Iter = program.try_into().map_err(snapshot_error)?;
         program.load("task", btf).map_err(snapshot_error)?;
         sockets::load(&mut self.ebpf, btf)?;
-        let program = self.ebpf.program_mut(TAG).ok_or(missing(TAG))?;
-        let program: &mut RawTracePoint = program.try_into().map_err(LoadError::Tag)?;
-        program.load().map_err(LoadError::Tag)
+        for name in [TAG, LET_GO] {
+            let program = self.ebpf.program_mut(name).ok_or(missing(name))?;
+            let program: &mut RawTracePoint = program.try_into().map_err(LoadError::Tag)?;
+            program.load().map_err(LoadError::Tag)?;
+        }
+        Ok(())
     }
 
     /// Enters what was there before the hooks.
@@ -710,6 +715,20 @@ impl Probes {
         let tag = if is_root { invocation | INVOCATION_ROOT } else { invocation };
         let mut options = RawTracePointRunOptions::new();
         options.args[..3].copy_from_slice(&[process.pid.into(), process.start, tag.into()]);
+        let run = program.test_run(options).map_err(LoadError::Tag)?;
+        Ok(run.return_value == 1)
+    }
+
+    /// Lets go of a process that has died and is not there any more, though no hook told that it was reaped.
+    /// `false`: it has no entry any more.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the hooks do not follow the whole host.
+    pub fn let_go(&mut self, process: ProcessId) -> Result<bool, LoadError> {
+        let program = self.ebpf.program(LET_GO).ok_or(LoadError::Missing(LET_GO))?;
+        let program: &RawTracePoint = program.try_into().map_err(LoadError::Tag)?;
+        let mut options = RawTracePointRunOptions::new();
+        options.args[..2].copy_from_slice(&[process.pid.into(), process.start]);
         let run = program.test_run(options).map_err(LoadError::Tag)?;
         Ok(run.return_value == 1)
     }

@@ -60,6 +60,15 @@ impl Tally {
     }
 }
 
+/// One that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dead {
+    /// Who.
+    pub id: ProcessId,
+    /// Its pid in the tracer's PID namespace.
+    pub local: Option<u32>,
+}
+
 /// `union bpf_attr`, the part for batches.
 #[repr(C)]
 struct BatchAttr {
@@ -168,6 +177,22 @@ impl ProcsMap {
         let mut tally = Tally::default();
         self.each(|_, entry| tally.count(entry, ended_by))?;
         Ok(tally)
+    }
+
+    /// Those that had ended by then and have not been reaped, as far as the hooks were told.
+    ///
+    /// # Errors
+    /// See [`ProcsMap::walk`].
+    pub fn dead(&self, ended_by: Nanos) -> Result<Vec<Dead>, WalkError> {
+        let mut dead = Vec::new();
+        self.each(|pid, entry| {
+            let is_dead = entry.exit_at != 0 && entry.exit_at <= ended_by.0;
+            if is_dead && entry.flags & PROC_TOMBSTONE == 0 {
+                let id = ProcessId { pid, start: entry.start };
+                dead.push(Dead { id, local: (entry.local_pid != 0).then_some(entry.local_pid) });
+            }
+        })?;
+        Ok(dead)
     }
 
     fn read_all(&self) -> Result<Vec<(u32, Proc)>, WalkError> {

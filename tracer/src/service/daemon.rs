@@ -14,6 +14,7 @@ mod recovering;
 mod remembering;
 mod sessions;
 mod settling;
+mod sweeping;
 mod tapping;
 
 use std::{io, path::PathBuf, rc::Rc, time::Duration};
@@ -26,6 +27,7 @@ use ending::Ending;
 use placing::Places;
 use recovering::HostReading;
 use settling::SETTLES_AFTER;
+use sweeping::{MOST_SWEPT, SWEEP_EVERY};
 use tapping::Taps;
 
 use super::{
@@ -51,7 +53,7 @@ use crate::{
         records,
         ring::{Batch, Reader, ReaderError, Records},
     },
-    lineage::{self, Event, Nanos, Rules},
+    lineage::{self, Event, Nanos, ProcessId, Rules},
     memory,
     node::{Node, Output},
     observers::{Answered, Observers, Question},
@@ -177,9 +179,11 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
         hears_since: clock.now(),
         notifier: Notifier::of_environment(),
         taps: Taps::default(),
+        swept: ProcessId::default(),
     };
     daemon.settles_at = Some(Instant::now() + daemon.config.thresholds.grace + SETTLES_AFTER);
     daemon.lost.counts = daemon.probes.counts()?;
+    daemon.sweep(usize::MAX)?;
     daemon.take_over(remembered.unwrap_or_default())?;
     daemon.catch_up().await?;
     daemon.look_around()?;
@@ -235,6 +239,8 @@ struct Daemon {
     notifier: Notifier,
     /// Those who are traced for.
     taps: Taps,
+    /// Up to which of the dead was looked whether they are there.
+    swept: ProcessId,
 }
 
 impl Daemon {
@@ -245,6 +251,7 @@ impl Daemon {
         let alive_every = self.notifier.alive_every();
         let mut alive_due = alive_every.map(|every| Instant::now() + every);
         let mut sample_due = self.outlets.metrics().map(|_| Instant::now());
+        let mut sweep_due = Instant::now() + SWEEP_EVERY;
         loop {
             self.clean_up().await?;
             self.settle();
@@ -288,6 +295,10 @@ impl Daemon {
                 () = at(counts_due) => {
                     self.recover_if_lossy().await?;
                     counts_due = None;
+                }
+                () = at(Some(sweep_due)) => {
+                    self.sweep(MOST_SWEPT)?;
+                    sweep_due = Instant::now() + SWEEP_EVERY;
                 }
                 () = at(sample_due) => {
                     let pods = self.pods.as_ref().map(Pods::status);
