@@ -18,7 +18,8 @@ pub fn has_root(story: &[OwnedEvent]) -> bool {
 /// The events to give to a new core before it is told what `PROCS` has, in the order in which they
 /// happened. `remembered` are forks, execs, announcements and ends, in order. Forks of processes that are not
 /// there any more, who announced something or have forked others, and what they executed, come with the
-/// rest; where nothing was noted of their end it is when the last of all was told.
+/// rest. What was not noted must make no finding that nobody found: whose end was not noted had nothing of
+/// its own left, and ends with the last that is known of it; and the dead were reaped as they died.
 #[must_use]
 pub fn story(processes: &[RecoveredProcess], remembered: Vec<OwnedEvent>) -> Vec<OwnedEvent> {
     let present: HashMap<_, _> = processes.iter().map(|process| (process.id, process)).collect();
@@ -37,10 +38,10 @@ pub fn story(processes: &[RecoveredProcess], remembered: Vec<OwnedEvent>) -> Vec
     let (mut executed, mut ended) = (HashSet::new(), HashSet::new());
     // Those that forked with more than `PROCS` knows, and those that are gone, by whom they belong to.
     let mut told: HashMap<ProcessId, ProcessId> = HashMap::new();
-    // When each that had a pid in the tracer's PID namespace was forked.
-    let mut starts: HashMap<u32, Vec<u64>> = HashMap::new();
+    // Those who had each pid in the tracer's PID namespace.
+    let mut owners: HashMap<u32, Vec<ProcessId>> = HashMap::new();
     let mut enter = |pids: Pids, id: ProcessId| {
-        starts.entry(pids.local.unwrap_or(0)).or_default().push(id.start);
+        owners.entry(pids.local.unwrap_or(0)).or_default().push(id);
     };
     processes.iter().for_each(|process| enter(process.pids, process.id));
     let mut events: Vec<(Nanos, OwnedEvent)> = Vec::new();
@@ -86,8 +87,7 @@ pub fn story(processes: &[RecoveredProcess], remembered: Vec<OwnedEvent>) -> Vec
             continue;
         }
         // It may be about a time before its sender was there to say so.
-        let of_sender = starts.get(&sender).into_iter().flatten().copied();
-        let started = of_sender.filter(|start| *start <= sent_at.0).max().unwrap_or(0);
+        let started = owner(&owners, sender, sent_at).map_or(0, |owner| owner.start);
         let at = at.filter(|at| *at <= sent_at).unwrap_or(sent_at);
         events.push((at.max(Nanos(started)), own));
     }
@@ -95,21 +95,58 @@ pub fn story(processes: &[RecoveredProcess], remembered: Vec<OwnedEvent>) -> Vec
     let forks = untold
         .filter_map(|process| Some((Nanos(process.id.start), OwnedEvent::of(&process.fork())?)));
     events.splice(0..0, forks.collect::<Vec<_>>());
-    // What happened at once stays in its order, forks first.
-    events.sort_by_key(|(at, _)| *at);
-    let last = events.last().map_or(Nanos(0), |(at, _)| *at);
+    let last = last_known(&events, &owners);
     let gone = told.into_iter().filter(|(id, _)| !present.contains_key(id));
     let mut gone: Vec<_> = gone.collect();
     // Whoever was forked last goes first.
     gone.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(id.by_birth()));
     for (process, parent) in gone {
-        let exit = Event::Exit { at: last, process, status: 0, parent, children_uncounted: false };
+        let at = last.get(&process).copied().unwrap_or(Nanos(process.start));
+        let exit = Event::Exit { at, process, status: 0, parent, children_uncounted: false };
         let exit = (!ended.contains(&process)).then_some(exit);
-        let reaped = Event::Reaped { at: last, process, by: None, gone: true };
+        let reaped = Event::Reaped { at, process, by: None, gone: true };
         let end = exit.into_iter().chain([reaped]);
-        events.extend(end.filter_map(|event| OwnedEvent::of(&event)).map(|own| (last, own)));
+        events.extend(end.filter_map(|event| OwnedEvent::of(&event)).map(|own| (at, own)));
     }
+    // What happened at once stays in its order, forks first and ends last.
+    events.sort_by_key(|(at, _)| *at);
     events.into_iter().map(|(_, own)| own).collect()
+}
+
+/// Who had a pid at that time.
+fn owner(owners: &HashMap<u32, Vec<ProcessId>>, pid: u32, at: Nanos) -> Option<ProcessId> {
+    let owners = owners.get(&pid).into_iter().flatten().copied();
+    owners.filter(|owner| owner.start <= at.0).max_by_key(|owner| owner.start)
+}
+
+/// When each did the last that is told of it, or that it was needed for. `owners`: who had each pid.
+fn last_known(
+    events: &[(Nanos, OwnedEvent)],
+    owners: &HashMap<u32, Vec<ProcessId>>,
+) -> HashMap<ProcessId, Nanos> {
+    let mut last: HashMap<ProcessId, Nanos> = HashMap::new();
+    for (at, own) in events {
+        let mut was_there = |id: ProcessId| {
+            let known = last.entry(id).or_insert(*at);
+            *known = (*known).max(*at);
+        };
+        match own.event() {
+            Some(Event::Fork { child, forker, parent, .. }) => {
+                [child, forker, parent].into_iter().for_each(was_there);
+            }
+            Some(Event::Exec { process, .. }) => was_there(process),
+            // Whoever was its parent then may be another by the record than by its fork.
+            Some(Event::Exit { process, parent, .. }) => {
+                was_there(process);
+                was_there(parent);
+            }
+            Some(Event::Announced(announcement)) => {
+                owner(owners, announcement.sender, *at).into_iter().for_each(was_there);
+            }
+            _ => {}
+        }
+    }
+    last
 }
 
 #[cfg(test)]
@@ -234,8 +271,24 @@ mod tests {
         let told = told(&[present(child)], &[exec(1_500, ROOT), root, exit, exec(2_300, child)]);
         assert_eq!(
             told,
-            ["fork 10 root", "exec 10 1500", "fork 11", "exit 10", "exec 11 2300", "gone 10"]
+            ["fork 10 root", "exec 10 1500", "fork 11", "exit 10", "gone 10", "exec 11 2300"]
         );
+    }
+
+    /// That it lived, or lay unreaped, until a daemon was killed would be a finding that there never was.
+    #[test]
+    fn whose_end_was_not_noted_ended_with_the_last_that_is_known_of_it() {
+        let (parent, child) =
+            (ProcessId { pid: 11, start: 2_000 }, ProcessId { pid: 12, start: 3_000 });
+        let mut forked = fork(child, None);
+        if let Event::Fork { forker, .. } = &mut forked {
+            *forker = parent;
+        }
+        let late = ProcessId { pid: 13, start: 9_000 };
+        let told = told(&[present(ROOT)], &[fork(parent, None), forked, fork(late, None)]);
+        let expected = ["fork 11", "fork 12", "exit 12", "gone 12", "exit 11", "gone 11"];
+        assert_eq!(told[1..7], expected);
+        assert_eq!(told[7..], ["fork 13", "exit 13", "gone 13"]);
     }
 
     #[test]
