@@ -146,7 +146,8 @@ mod tests {
     fn event(outcome: crate::lineage::Outcome) -> Value {
         let finding = outcome.findings.into_iter().next().unwrap();
         let (invocation, change) = ("1-2".to_owned(), Change::Opened);
-        let news = FindingNews { invocation, change, gone_at: None, kept_by: None, finding };
+        let news =
+            FindingNews { invocation, change, uid: None, gone_at: None, kept_by: None, finding };
         let what = What::Finding(Box::new(news));
         let news = News { at: Nanos(5_000_000_000), epoch_offset: 0, what };
         let origin = Origin { node: "n".to_owned(), boot_id: "b".to_owned() };

@@ -60,6 +60,8 @@ pub struct FindingNews {
     pub invocation: String,
     /// What is new.
     pub change: Change,
+    /// The real user who began that run, in the initial user namespace; `None`: that is not known.
+    pub uid: Option<u32>,
     /// When the process was gone: ended, or, of a zombie, reaped by whomever. `None`: it is there.
     pub gone_at: Option<Nanos>,
     /// Why it does not count: a rule, its environment, a lease.

@@ -222,7 +222,8 @@ impl Run {
             && DEFAULT_FAIL_ON.contains(&finding.kind);
         let state = finding.state;
         let invocation = invocation.to_owned();
-        let news = FindingNews { invocation, change, gone_at, kept_by, finding };
+        let uid = self.lineage.root_uid();
+        let news = FindingNews { invocation, change, uid, gone_at, kept_by, finding };
         let last = Box::new(news.clone());
         self.told.insert(key, Told { is_gone, state, digest, last });
         Some(What::Finding(Box::new(news)))

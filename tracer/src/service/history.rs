@@ -43,7 +43,7 @@ pub use query::{
     AgentTally, CauseTally, Ended, Invocations, Leak, Leaks, ProgramTally, Query, Summary, Tally,
     ToolTally,
 };
-pub use standing::{LostRun, OpenFinding, OpenRun, Settlement};
+pub use standing::{LostRun, OpenFinding, OpenRun, Over, Settlement};
 
 use super::news::{FindingNews, InvocationNews, News, Origin, What};
 use crate::{
@@ -56,6 +56,8 @@ use keeper::{Keeper, Told};
 pub const DEFAULT_DATABASE: &str = "/var/lib/tracer/history.db";
 /// Most news that wait to be kept.
 const MOST_QUEUED: usize = 4096;
+/// Most of what is over that a daemon remembers at its start.
+const MOST_OVER: usize = 1 << 16;
 /// Most bytes that they may hold: what a hostile process is called is up to it.
 const MOST_BYTES: usize = 16 << 20;
 
@@ -261,6 +263,15 @@ impl History {
         self.ask(|connection, origin| standing::open_runs(connection, &origin.boot_id))
     }
 
+    /// What of this boot is over, of findings and of runs the last 65,536: at start, what no daemon needs
+    /// to be told of again. Waits for the database; not for the daemon's main task.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn over(&self) -> Result<Over, HistoryError> {
+        self.ask(|connection, origin| standing::over(connection, &origin.boot_id, MOST_OVER))
+    }
+
     /// A run that goes on does so no more. One that has ended stays as it is. Waits while the queue is
     /// full; not for the daemon's main task.
     pub fn close(&self, run: LostRun) {
@@ -364,7 +375,7 @@ pub(super) fn weight(news: &News) -> usize {
             words(&invocation.command) + words(&invocation.root.args)
         }
         What::Finding(news) => {
-            let FindingNews { invocation: _, change: _, gone_at: _, kept_by: _, finding } = &**news;
+            let FindingNews { finding, .. } = &**news;
             let lineage = finding.lineage.iter().map(|ancestor| words(&ancestor.args) + 100);
             words(&finding.process.args) + lineage.sum::<usize>()
         }

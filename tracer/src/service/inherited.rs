@@ -4,10 +4,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    history::{History, HistoryError, OpenFinding, OpenRun},
+    history::{History, HistoryError, OpenFinding, OpenRun, Over},
     news::{Change, What},
 };
-use crate::lineage::{FindingKind, Nanos, ProcessId};
+use crate::lineage::{FindingKind, FindingState, Nanos, ProcessId};
 
 /// What identifies a finding of this boot.
 type Key = (ProcessId, FindingKind);
@@ -20,6 +20,8 @@ pub struct Inherited {
     found_again: HashSet<Key>,
     /// Runs that this daemon has not told of, by their root.
     runs: HashMap<ProcessId, InheritedRun>,
+    /// What was over before, until this daemon has found again all that there is.
+    over: Over,
 }
 
 /// A run that a daemon before this one had told of.
@@ -40,14 +42,21 @@ impl Inherited {
         let run =
             |OpenRun { invocation, root }| (root, InheritedRun { invocation, ended_at: None });
         let runs = read(history.open_runs()).into_iter().map(run).collect();
-        Self { findings, found_again: HashSet::new(), runs }
+        let over = read(history.over());
+        Self { findings, found_again: HashSet::new(), runs, over }
     }
 
-    /// Takes note of what is told now. A finding that was told before is not told as new.
-    pub fn recognise(&mut self, what: &mut What) {
+    /// Takes note of what is told now. A finding that was told before is not told as new, and what was
+    /// told to be over not at all: `false`.
+    pub fn recognise(&mut self, what: &mut What) -> bool {
         match what {
             What::Finding(finding) => {
                 let key = finding.key();
+                let is_over = finding.gone_at.is_some()
+                    || matches!(finding.finding.state, FindingState::Resolved(_));
+                if is_over && self.over.findings.contains(&key) {
+                    return false;
+                }
                 if finding.change == Change::Opened
                     && self.findings.contains_key(&key)
                     && self.found_again.insert(key)
@@ -58,9 +67,16 @@ impl Inherited {
             What::Opened(news) | What::Ended(news) => {
                 if let Some(root) = ProcessId::parse(&news.invocation.id) {
                     self.forget_run(root);
+                    return !self.over.runs.contains(&root);
                 }
             }
         }
+        true
+    }
+
+    /// All that there is has been found again: what comes now is new.
+    pub fn is_found_again(&mut self) {
+        self.over = Over::default();
     }
 
     /// A process has ended.
@@ -99,10 +115,10 @@ impl Inherited {
 }
 
 /// What was read of the history; nothing, where it cannot be.
-fn read<T>(found: Result<Vec<T>, HistoryError>) -> Vec<T> {
+fn read<T: Default>(found: Result<T, HistoryError>) -> T {
     found.unwrap_or_else(|error| {
         log::warn!("failed to read what stood before: {error}");
-        Vec::new()
+        T::default()
     })
 }
 
@@ -138,6 +154,7 @@ mod tests {
         What::Finding(Box::new(FindingNews {
             invocation,
             change,
+            uid: None,
             gone_at: None,
             kept_by: None,
             finding,
@@ -146,11 +163,16 @@ mod tests {
 
     /// What a daemon has left that had told of two runs and a finding.
     fn inherited() -> Inherited {
+        left_by([opened(ROOTS[0]), opened(ROOTS[1]), found()])
+    }
+
+    /// What a daemon has left that had told this.
+    fn left_by(told: impl IntoIterator<Item = What>) -> Inherited {
         let folder = tempfile::tempdir().expect("a folder");
         let options = Options { database: folder.path().join("history.db"), ..Options::default() };
         let origin = Origin { node: "node".to_owned(), boot_id: "boot".to_owned() };
         let history = History::start(options, origin);
-        for what in [opened(ROOTS[0]), opened(ROOTS[1]), found()] {
+        for what in told {
             history.tell(&News { at: Nanos(1), epoch_offset: 0, what });
         }
         assert!(history.flush(Duration::from_mins(1)));
@@ -178,6 +200,31 @@ mod tests {
         assert!(inherited.is_settled());
         // Later it may come about anew.
         assert_eq!(told(&mut inherited), Change::Opened);
+    }
+
+    #[test]
+    fn what_was_over_is_not_told_again_until_all_is_found_again() {
+        let gone = || {
+            let mut what = found();
+            if let What::Finding(news) = &mut what {
+                (news.change, news.gone_at) = (Change::Gone, Some(Nanos(9)));
+            }
+            what
+        };
+        let ended = || match opened(ROOTS[0]) {
+            What::Opened(news) => What::Ended(news),
+            other => other,
+        };
+        let mut inherited = left_by([opened(ROOTS[0]), opened(ROOTS[1]), gone(), ended()]);
+        for mut what in [opened(ROOTS[0]), gone(), ended()] {
+            assert!(!inherited.recognise(&mut what), "{what:?}");
+        }
+        // A run that went on, and a finding that stands after all.
+        for mut what in [opened(ROOTS[1]), found()] {
+            assert!(inherited.recognise(&mut what), "{what:?}");
+        }
+        inherited.is_found_again();
+        assert!(inherited.recognise(&mut gone()));
     }
 
     #[test]

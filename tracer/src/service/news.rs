@@ -91,7 +91,7 @@ impl News {
         let what = match &self.what {
             What::Opened(news) | What::Ended(news) => Entry::of(&writer, news),
             What::Finding(news) => {
-                let FindingNews { invocation, change, gone_at, kept_by, finding } = &**news;
+                let FindingNews { invocation, change, uid: _, gone_at, kept_by, finding } = &**news;
                 Entry::Finding {
                     change: *change,
                     key: format!("{}:{}", finding.process.id, finding.kind.as_str()),

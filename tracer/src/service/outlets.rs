@@ -86,7 +86,9 @@ impl Outlets {
 
     /// Tells something, waiting for nobody.
     pub fn tell(&mut self, mut news: News) {
-        self.inherited.recognise(&mut news.what);
+        if !self.inherited.recognise(&mut news.what) {
+            return;
+        }
         if let Some(history) = &self.history {
             history.tell(&news);
         }
@@ -140,6 +142,11 @@ impl Outlets {
         if let Some(history) = &self.history {
             history.settle(settlement);
         }
+    }
+
+    /// All that a daemon before this one had told of and that is there has been found again.
+    pub fn is_found_again(&mut self) {
+        self.inherited.is_found_again();
     }
 
     /// Such a run is over.

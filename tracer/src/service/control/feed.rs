@@ -149,7 +149,8 @@ mod tests {
         let mut finding = sample::four_leaks().findings.remove(0);
         finding.process.args = vec![vec![b'x'; args]];
         let (invocation, change) = ("1-2".to_owned(), Change::Opened);
-        let news = FindingNews { invocation, change, gone_at: None, kept_by: None, finding };
+        let news =
+            FindingNews { invocation, change, uid: None, gone_at: None, kept_by: None, finding };
         News { at: Nanos(at), epoch_offset: 0, what: What::Finding(Box::new(news)) }
     }
 

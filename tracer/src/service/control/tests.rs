@@ -415,7 +415,7 @@ fn news(process: (ProcessId, u32)) -> News {
     finding.process.id = process.0;
     finding.process.pids = Pids { local: Some(process.1), ..Pids::default() };
     let (invocation, change) = ("1-2".to_owned(), Change::Opened);
-    let news = FindingNews { invocation, change, gone_at: None, kept_by: None, finding };
+    let news = FindingNews { invocation, change, uid: None, gone_at: None, kept_by: None, finding };
     let at = Procfs::of_host().unwrap().clock().now();
     News { at, epoch_offset: 0, what: What::Finding(Box::new(news)) }
 }

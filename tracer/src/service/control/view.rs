@@ -222,6 +222,7 @@ mod tests {
         let what = What::Finding(Box::new(FindingNews {
             invocation: "1-2".to_owned(),
             change: crate::node::Change::Gone,
+            uid: None,
             gone_at: Some(Nanos(9)),
             kept_by: None,
             finding,

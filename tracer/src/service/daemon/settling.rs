@@ -20,6 +20,7 @@ impl Daemon {
     pub(super) fn settle_inherited(&mut self) {
         self.settle_findings();
         self.close_runs();
+        self.outlets.is_found_again();
         // Of what is left some may go yet, without this daemon's having found anything of it.
         let is_done = self.outlets.inherited().is_settled();
         self.settles_at = (!is_done).then(|| Instant::now() + SETTLES_AGAIN);

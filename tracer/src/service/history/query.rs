@@ -30,7 +30,7 @@ pub struct Query {
     pub with_kept: bool,
     /// At most so many, the latest.
     pub limit: usize,
-    /// Those of this user's processes.
+    /// Those of runs that this user began.
     pub uid: Option<u32>,
 }
 
@@ -56,7 +56,7 @@ pub struct Leak {
     pub boot_id: String,
     /// Unique within that.
     pub key: String,
-    /// The user whose process it is, where that is known.
+    /// The user who began its run, where that is known.
     pub uid: Option<u32>,
     /// The outermost agent's run that it belongs to.
     pub invocation: String,

@@ -95,7 +95,7 @@ fn put_finding(
     news: &FindingNews,
     told: Moment,
 ) -> rusqlite::Result<()> {
-    let FindingNews { invocation, change, gone_at, kept_by, finding } = news;
+    let FindingNews { invocation, change, uid, gone_at, kept_by, finding } = news;
     let entry = value(&told.writer().finding(finding));
     // What is left out here is in the JSON.
     let Finding {
@@ -148,7 +148,7 @@ fn put_finding(
         ":boot_over": false,
         // What is none yet compares as the least.
         ":closed_at": resolved_at.max(gone_at),
-        ":uid": None::<u32>,
+        ":uid": uid,
         ":local_pid": pids.local,
         ":parent_pid": parent.as_ref().map(|Parent { pid, .. }| *pid),
         ":parent_name": parent.as_ref().map(|Parent { name, .. }| lossless_line(name)),

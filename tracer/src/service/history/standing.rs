@@ -1,11 +1,13 @@
 //! What goes on as far as is known, and what becomes of it when nobody saw its end: the daemon was down,
 //! or the host booted again.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 use serde_json::Value;
 
 use super::{
-    HistoryError,
+    FindingKey, HistoryError,
     query::unsigned,
     rows::{Moment, integer, text},
 };
@@ -32,6 +34,15 @@ pub struct OpenFinding {
     pub since: Nanos,
     /// When it was last told of: it stood then.
     pub told_at: Nanos,
+}
+
+/// What was told of, and is over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Over {
+    /// Findings.
+    pub findings: HashSet<FindingKey>,
+    /// Runs that have ended, by their root.
+    pub runs: HashSet<ProcessId>,
 }
 
 /// A run that goes on as far as is known.
@@ -97,6 +108,39 @@ pub(super) fn open_findings(
         });
     }
     Ok(open)
+}
+
+/// What of this boot is over, the last that was told first, and at most so many of each.
+pub(super) fn over(
+    connection: &Connection,
+    boot_id: &str,
+    most: usize,
+) -> Result<Over, HistoryError> {
+    let most = integer(u64::try_from(most).unwrap_or(u64::MAX));
+    let parameters = named_params! { ":boot_id": boot_id, ":most": most };
+    let mut over = Over::default();
+    let mut found = connection.prepare_cached(
+        "SELECT pid, start, kind FROM findings WHERE boot_id = :boot_id AND closed_at IS NOT NULL \
+         ORDER BY closed_at DESC LIMIT :most",
+    )?;
+    let mut rows = found.query(parameters)?;
+    while let Some(row) = rows.next()? {
+        let kind: String = row.get("kind")?;
+        let kind = FindingKind::ALL.into_iter().find(|known| known.as_str() == kind);
+        let kind = kind.ok_or(HistoryError::Row { what: "a finding's kind" })?;
+        let process = ProcessId { pid: row.get("pid")?, start: unsigned(row, "start")? };
+        over.findings.insert((process, kind));
+    }
+    let mut found = connection.prepare_cached(
+        "SELECT invocation FROM invocations WHERE boot_id = :boot_id AND closed_at IS NOT NULL \
+         ORDER BY closed_at DESC LIMIT :most",
+    )?;
+    let mut rows = found.query(parameters)?;
+    while let Some(row) = rows.next()? {
+        let invocation: String = row.get("invocation")?;
+        over.runs.extend(ProcessId::parse(&invocation));
+    }
+    Ok(over)
 }
 
 /// Runs of this boot that go on as far as is known, the first first.

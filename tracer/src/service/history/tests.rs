@@ -46,7 +46,14 @@ fn news(what: What) -> News {
 
 pub(super) fn found(change: Change, gone_at: Option<Nanos>, finding: Finding) -> What {
     let invocation = "e8d4a51000-4200".to_owned();
-    What::Finding(Box::new(FindingNews { invocation, change, gone_at, kept_by: None, finding }))
+    What::Finding(Box::new(FindingNews {
+        invocation,
+        change,
+        uid: Some(1000),
+        gone_at,
+        kept_by: None,
+        finding,
+    }))
 }
 
 fn opened(finding: Finding) -> News {
@@ -146,6 +153,7 @@ fn queries_choose_by_kind_time_state_and_user() {
     assert_eq!(total(Query { only_standing: true, ..all() }), (2, 2));
     assert_eq!(total(Query { kind: Some(FindingKind::Zombie), ..all() }), (1, 1));
     assert_eq!(total(Query { uid: Some(0), ..all() }), (0, 0));
+    assert_eq!(total(Query { uid: Some(1000), ..all() }), (3, 3));
     let latest = &history.leaks(all()).unwrap().leaks[0];
     assert_eq!(parsed(latest)["kind"], "zombie");
     assert!(latest.stands && !latest.boot_over && latest.change == "opened");

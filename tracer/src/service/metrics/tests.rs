@@ -41,6 +41,7 @@ fn found(pid: u32, kind: FindingKind, agent: &str) -> FindingNews {
     FindingNews {
         invocation: "1-1".to_owned(),
         change: Change::Opened,
+        uid: None,
         gone_at: None,
         kept_by: None,
         finding,

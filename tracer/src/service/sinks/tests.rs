@@ -37,6 +37,7 @@ fn found_this(finding: Finding) -> News {
         invocation,
         change: Change::Opened,
         kept_by: None,
+        uid: None,
         gone_at: None,
         finding,
     })))

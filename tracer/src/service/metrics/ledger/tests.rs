@@ -19,6 +19,7 @@ fn opened(pid: u32, kind: FindingKind) -> FindingNews {
     FindingNews {
         invocation: "1-1".to_owned(),
         change: Change::Opened,
+        uid: None,
         gone_at: None,
         kept_by: None,
         finding: Finding { kind, process, resources, since, ..server },

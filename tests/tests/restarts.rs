@@ -1,0 +1,105 @@
+//! What a daemon says after another, and what it finds in the kernel's table that nobody told it of.
+
+use serde_json::Value;
+use tracer_tests::daemon::{Daemon, is_about};
+use tracer_tests::run::{Run, Running};
+use tracer_tests::{bpf, history, proc, sys};
+
+/// A parent of this agent that lets a child stand, and the child.
+fn zombie(name: &str) -> (Running, sys::Pid) {
+    let running = Run::workload(["never-waits"]).alone().env("TRACER_AGENT", name).start();
+    running.held("standing");
+    let child = running.fact("parent").pids_of("children").first().copied();
+    let child = child.and_then(|pid| pid.try_into().ok()).expect("a child");
+    (running, child)
+}
+
+fn leave(running: Running) {
+    running.release("standing");
+    drop(running.finish());
+}
+
+fn is_of(event: &Value, agent: &str) -> bool {
+    event["finding"]["agent"]["name"] == agent || event["invocation"]["agent"] == agent
+}
+
+#[test]
+fn what_was_over_is_not_told_again() {
+    let mut daemon = Daemon::started("");
+    // A survivor keeps the run, and an orphan of a moment and a zombie of it are over.
+    let script = r#"(sh -c 'sleep 0.3; true' &)
+        "$WORKLOAD" never-waits &
+        (setsid sleep 600 & echo $! > "$FOLDER/left")
+        wait"#;
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = Run::shell(script).alone().env("TRACER_AGENT", "restarts-over");
+    let running = run.env("FOLDER", folder.path().display().to_string()).start();
+    running.held("standing");
+    let child = running.fact("parent").pids_of("children").first().copied().expect("a child");
+    let child = sys::Pid::try_from(child).expect("a pid");
+    daemon.finding(child, "zombie", "opened");
+    leave(running);
+    daemon.finding(child, "zombie", "gone");
+    let left = std::fs::read_to_string(folder.path().join("left")).expect("it was written");
+    let left: sys::Pid = left.trim().parse().expect("a pid");
+    daemon.finding(left, "survivor", "opened");
+    daemon.event("the run has ended", |event| {
+        event["type"] == "invocation_ended" && is_of(event, "restarts-over")
+    });
+    proc::until("the history has it all", || {
+        let over = "SELECT count(*) FROM invocations WHERE closed_at IS NOT NULL \
+                    AND agent = 'restarts-over'";
+        (history::rows(&daemon.path("history.db"), over)[0][0] == 1).then_some(())
+    });
+    for _ in 0..2 {
+        let before = daemon.events().len();
+        assert!(daemon.stop().success());
+        daemon.start();
+        // Whatever is told of those that were there before is told by the time this one is.
+        let (later, other) = zombie("restarts-later");
+        daemon.finding(other, "zombie", "opened");
+        let told = daemon.events().split_off(before);
+        leave(later);
+        let again: Vec<_> = told
+            .iter()
+            .filter(|event| is_of(event, "restarts-over"))
+            .filter(|event| !is_about(event, left, "survivor") && !is_about(event, left, "orphan"))
+            .collect();
+        assert!(again.is_empty(), "{again:#?}");
+        let opened =
+            |event: &&Value| is_about(event, left, "survivor") && event["change"] == "opened";
+        assert_eq!(told.iter().find(opened), None);
+    }
+    sys::kill(left, libc::SIGKILL);
+    daemon.finding(left, "survivor", "gone");
+}
+
+/// An entry in the kernel's table of one that died, and whose reaping no hook was told of.
+#[test]
+fn dead_that_are_not_there_any_more_are_let_go_of() {
+    /// Beyond every pid that is given out.
+    const NOBODY: u32 = u32::MAX >> 1;
+    const START: std::ops::Range<usize> = 0..8;
+    const FLAGS: std::ops::Range<usize> = 40..44;
+    let mut daemon = Daemon::started("");
+    let (running, child) = zombie("restarts-ghost");
+    daemon.finding(child, "zombie", "opened");
+    let table = daemon.pinned().join("PROCS");
+    let entry = |pid| bpf::value(&table, pid).expect("PROCS");
+    // Like the zombie, but for when it was forked.
+    let mut ghost = entry(child.cast_unsigned()).expect("the zombie");
+    let start = u64::from_ne_bytes(ghost[START].try_into().expect("eight bytes"));
+    ghost[START].copy_from_slice(&(start - 1_000_000_000).to_ne_bytes());
+    ghost[FLAGS].fill(0);
+    bpf::put(&table, NOBODY, &ghost).expect("PROCS");
+    proc::until("it is let go of", || entry(NOBODY).is_none().then_some(()));
+    assert!(entry(child.cast_unsigned()).is_some(), "the zombie stands");
+    daemon.kill();
+    bpf::put(&table, NOBODY, &ghost).expect("PROCS");
+    daemon.start();
+    assert!(entry(NOBODY).is_none(), "the next daemon lets go of it before it goes on");
+    let known = daemon.asked(&["ps"])["processes"].to_string();
+    assert!(!known.contains(&NOBODY.to_string()), "{known}");
+    leave(running);
+    daemon.finding(child, "zombie", "gone");
+}
