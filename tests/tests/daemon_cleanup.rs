@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 use tracer_tests::bpf;
-use tracer_tests::daemon::Daemon;
+use tracer_tests::daemon::{Daemon, is_about};
 use tracer_tests::run::Run;
 use tracer_tests::{proc, sys};
 
@@ -122,17 +122,31 @@ fn chain_is_stopped_and_the_kernel_side_lets_go() {
 
 #[test]
 fn reload_ends_what_was_found_before() {
-    let mut daemon = Daemon::started(&ends("report", "daemon-later", ""));
-    let run = agent("daemon-later", &["double-fork"]).start();
+    reload_ends_after("report", "daemon-later");
+}
+
+#[test]
+fn reload_ends_what_a_dry_run_said_it_would_end() {
+    reload_ends_after("dry-run", "daemon-rehearsed");
+}
+
+fn reload_ends_after(before: &str, name: &str) {
+    let mut daemon = Daemon::started(&ends(before, name, ""));
+    let run = agent(name, &["double-fork"]).start();
     let survivor = run.fact("daemon").pid;
     let finished = run.finish();
     daemon.finding(survivor, "survivor", "opened");
+    if before == "dry-run" {
+        assert_eq!(action(&daemon, survivor)["result"], "would_act");
+    }
     assert!(sys::exists(survivor), "it was ended");
-    daemon.write_config(&ends("kill", "daemon-later", ""));
+    daemon.write_config(&ends("kill", name, ""));
     sys::kill(daemon.pid(), libc::SIGHUP);
     daemon.until_said("goes by the new configuration");
-    assert_eq!(action(&daemon, survivor)["result"], "ended");
     is_gone(survivor);
+    daemon.event("what was done is told", |event| {
+        is_about(event, survivor, "survivor") && event["finding"]["action"]["result"] == "ended"
+    });
     drop(finished);
 }
 

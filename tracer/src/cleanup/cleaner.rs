@@ -162,8 +162,9 @@ impl Cleaner {
 
     /// From now on goes by these; what has begun is ended as it was decided.
     pub fn reconfigure(&mut self, settings: Settings) {
-        if settings.leaks && !self.settings.leaks {
-            // What was found before is dealt with as well.
+        let begins = settings.leaks && !self.settings.leaks;
+        if begins || (self.settings.dry_run && !settings.dry_run) {
+            // What was found before is dealt with as well, and not only in words.
             self.seen = 0;
         }
         self.settings = settings;
