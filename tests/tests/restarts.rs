@@ -103,3 +103,58 @@ fn dead_that_are_not_there_any_more_are_let_go_of() {
     leave(running);
     daemon.finding(child, "zombie", "gone");
 }
+
+/// PID 1 reaps it when it gets round to that: its parent was another, which has died.
+#[test]
+fn survivor_that_is_killed_while_no_daemon_looks_is_no_zombie_of_its_parent_s() {
+    let mut daemon = Daemon::started("");
+    let run = Run::workload(["double-fork"]).alone().env("TRACER_AGENT", "restarts-left");
+    let run = run.start();
+    let left = run.fact("daemon").pid;
+    let finished = run.finish();
+    daemon.finding(left, "survivor", "opened");
+    daemon.kill();
+    sys::kill(left, libc::SIGKILL);
+    daemon.start();
+    proc::until("it is reaped", || (!sys::exists(left)).then_some(()));
+    let (later, other) = zombie("restarts-later");
+    daemon.finding(other, "zombie", "opened");
+    leave(later);
+    assert!(!daemon.events().iter().any(|event| is_about(event, left, "zombie")));
+    drop(finished);
+}
+
+/// A call's end is over by the time that the next daemon hears of it, and so is the agent.
+#[test]
+fn what_outlived_its_call_is_found_by_the_next_daemon_though_the_agent_has_ended() {
+    let mut daemon = Daemon::started("");
+    let script = r#"bash -c 'sleep 600 & echo $! > "$FOLDER/left"'
+        while [ ! -e "$FOLDER/leave" ]; do sleep 0.05; done"#;
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = Run::command(["bash", "-c", script]).alone().env("TRACER_AGENT", "restarts-call");
+    let running = run.env("FOLDER", folder.path().display().to_string()).start();
+    let left = proc::until("a child is left", || {
+        let told = std::fs::read_to_string(folder.path().join("left")).ok()?;
+        told.trim().parse::<sys::Pid>().ok()
+    });
+    daemon.finding(left, "outlived_call", "opened");
+    std::fs::write(folder.path().join("leave"), "").expect("a file");
+    let finished = running.finish();
+    daemon.finding(left, "survivor", "opened");
+    let kinds = |daemon: &Daemon| {
+        let told = daemon.asked(&["leaks"])["leaks"].as_array().cloned().unwrap_or_default();
+        let of_it = told.into_iter().filter(|one| one["finding"]["process"]["pid"] == left);
+        let mut kinds: Vec<_> = of_it.map(|one| one["finding"]["kind"].to_string()).collect();
+        kinds.sort_unstable();
+        kinds
+    };
+    let before = kinds(&daemon);
+    for _ in 0..2 {
+        assert!(daemon.stop().success());
+        daemon.start();
+        assert_eq!(kinds(&daemon), before);
+    }
+    sys::kill(left, libc::SIGKILL);
+    daemon.finding(left, "outlived_call", "resolved");
+    drop(finished);
+}

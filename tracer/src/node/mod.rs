@@ -27,6 +27,7 @@ use hashbrown::{HashMap, HashSet};
 
 pub use news::{Change, FindingNews, InvocationNews, NewsKind, What};
 pub use run::{Adoption, Bystander, ProgramSeen};
+use story::root_end;
 pub use story::{has_root, story};
 
 use crate::lineage::{
@@ -251,8 +252,17 @@ impl Node {
             let Bystander { pid, start_ticks, name } = &bystander;
             lineage.handle(Event::Bystander { pid: *pid, start_ticks: *start_ticks, name });
         }
+        // What was due while the root lived is found by its end at the latest, and not after it.
+        let mut root_end = root_end(&processes, &story);
         for event in story.iter().filter_map(OwnedEvent::event) {
+            let at = event.at().unwrap_or_default();
+            if let Some(end) = root_end.take_if(|end| *end <= at) {
+                lineage.handle_timeout(end);
+            }
             lineage.handle(event);
+        }
+        if let Some(end) = root_end {
+            lineage.handle_timeout(end);
         }
         let tracked = u64::try_from(processes.len()).unwrap_or(u64::MAX);
         lineage.handle(Event::Recovered {

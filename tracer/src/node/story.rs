@@ -15,6 +15,22 @@ pub fn has_root(story: &[OwnedEvent]) -> bool {
     story.iter().filter_map(OwnedEvent::event).any(is_root)
 }
 
+/// When the run's root ended, if it has, by what is told of it.
+pub(super) fn root_end(processes: &[RecoveredProcess], story: &[OwnedEvent]) -> Option<Nanos> {
+    if let Some(root) = processes.iter().find(|process| process.root) {
+        return root.exit.map(|(at, _)| at);
+    }
+    let events = || story.iter().filter_map(OwnedEvent::event);
+    let root = events().find_map(|event| match event {
+        Event::Fork { child, root: true, .. } => Some(child),
+        _ => None,
+    })?;
+    events().find_map(|event| match event {
+        Event::Exit { at, process, .. } if process == root => Some(at),
+        _ => None,
+    })
+}
+
 /// The events to give to a new core before it is told what `PROCS` has, in the order in which they
 /// happened. `remembered` are forks, execs, announcements and ends, in order. Forks of processes that are not
 /// there any more, who announced something or have forked others, and what they executed, come with the
@@ -91,10 +107,30 @@ pub fn story(processes: &[RecoveredProcess], remembered: Vec<OwnedEvent>) -> Vec
         let at = at.filter(|at| *at <= sent_at).unwrap_or(sent_at);
         events.push((at.max(Nanos(started)), own));
     }
+    // Of the dead the map has the parent that they had at last. Where that is not who forked it, which has
+    // died too, an adopter.
+    let lives = |id: &ProcessId| present.get(id).is_some_and(|process| process.exit.is_none());
+    let fork_of = |process: &RecoveredProcess| {
+        let mut fork = process.fork();
+        if let Event::Fork { forker, parent, .. } = &mut fork
+            && process.exit.is_some()
+            && !lives(forker)
+        {
+            *parent = *forker;
+        }
+        fork
+    };
     let untold = processes.iter().filter(|process| !told.contains_key(&process.id));
     let forks = untold
-        .filter_map(|process| Some((Nanos(process.id.start), OwnedEvent::of(&process.fork())?)));
+        .filter_map(|process| Some((Nanos(process.id.start), OwnedEvent::of(&fork_of(process))?)));
     events.splice(0..0, forks.collect::<Vec<_>>());
+    let ends = processes.iter().filter_map(|process| {
+        let RecoveredProcess { id, parent, exit, .. } = *process;
+        let (at, status) = exit?;
+        let exit = Event::Exit { at, process: id, status, parent, children_uncounted: false };
+        Some((at, OwnedEvent::of(&exit)?))
+    });
+    events.extend(ends);
     let last = last_known(&events, &owners);
     let gone = told.into_iter().filter(|(id, _)| !present.contains_key(id));
     let mut gone: Vec<_> = gone.collect();
@@ -289,6 +325,29 @@ mod tests {
         let expected = ["fork 11", "fork 12", "exit 12", "gone 12", "exit 11", "gone 11"];
         assert_eq!(told[1..7], expected);
         assert_eq!(told[7..], ["fork 13", "exit 13", "gone 13"]);
+    }
+
+    /// Else its adopter would be taken for the parent that it was forked for, and have that one's time.
+    #[test]
+    fn dead_whose_forker_has_died_had_been_adopted_and_others_had_not() {
+        let (forker, child) =
+            (ProcessId { pid: 11, start: 2_000 }, ProcessId { pid: 12, start: 3_000 });
+        let init = ProcessId { pid: 1, start: 1 };
+        let died = |process| RecoveredProcess { exit: Some((Nanos(4_000), 0)), ..process };
+        let dead = died(RecoveredProcess::forked(child, forker, init, pids(12)));
+        let parent_of = |processes: &[RecoveredProcess]| {
+            let all = story(processes, Vec::new());
+            let mut all = all.iter().filter_map(OwnedEvent::event);
+            all.find_map(|event| match event {
+                Event::Fork { child: one, parent, .. } if one == child => Some(parent),
+                _ => None,
+            })
+        };
+        let living = RecoveredProcess::forked(forker, ROOT, ROOT, pids(11));
+        assert_eq!(parent_of(&[present(ROOT), died(living.clone()), dead.clone()]), Some(forker));
+        assert_eq!(parent_of(&[present(ROOT), dead.clone()]), Some(forker));
+        // CLONE_PARENT.
+        assert_eq!(parent_of(&[present(ROOT), living, dead]), Some(init));
     }
 
     #[test]
