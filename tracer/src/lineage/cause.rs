@@ -195,6 +195,12 @@ impl Lineage {
         let root_end = self.root.and_then(|root| self.exit_of(root));
         let root = self.root.map(|root| self.named(root)).unwrap_or_default();
         match root_end {
+            // What is said of the command's end is not true before it.
+            None if record.kind == FindingKind::OutlivedCall => cause(
+                CauseCode::CallEndedChildSurvived,
+                format!("its call ended, and {} left it running", self.named(record.parent)),
+                "stop it and wait for it before the call ends, or declare it as background work",
+            ),
             Some(end) if end.is_kill() => cause(
                 CauseCode::AgentKilled,
                 format!("the command {root} {} and could not clean up", verb(&end)),

@@ -277,6 +277,8 @@ pub enum CauseCode {
     ShellDiedChildSurvived,
     /// Its parent, no shell, ended and left it running.
     ParentDiedChildSurvived,
+    /// Its parent, which goes on, left it running when its tool call ended.
+    CallEndedChildSurvived,
     /// It left on purpose: setsid, double fork.
     Daemonized,
     /// It was sent SIGTERM, handles it and still runs.
@@ -301,6 +303,7 @@ impl CauseCode {
             Self::LauncherDied => "launcher_died",
             Self::ShellDiedChildSurvived => "shell_died_child_survived",
             Self::ParentDiedChildSurvived => "parent_died_child_survived",
+            Self::CallEndedChildSurvived => "call_ended_child_survived",
             Self::Daemonized => "daemonized",
             Self::SlowShutdown => "slow_shutdown",
             Self::BlockedInKernel => "blocked_in_kernel",

@@ -468,6 +468,21 @@ fn what_outlives_its_call_is_found_after_grace() {
     assert_eq!(outcome.verdict, Verdict::Clean);
 }
 
+/// Of the agent, which goes on, nothing is said that is true only of its end.
+#[test]
+fn child_that_an_agent_leaves_when_its_call_ends_was_left_by_who_goes_on() {
+    let mut world = World::standard();
+    world.call(ROOT, "a");
+    world.at(1).fork(ROOT, 101).runs(101, &["serve"], &["TRACER_TOOL_CALL_ID=a"]);
+    world.at(5).says(ROOT, end("a"));
+    world.until(2_006);
+    let (id, now) = (world.id(101), said_at(2_006));
+    let told = world.lineage.watched(id, FindingKind::OutlivedCall, now).expect("a finding");
+    let cause = &told.finding.cause;
+    assert_eq!(cause.code, crate::lineage::CauseCode::CallEndedChildSurvived, "{cause:?}");
+    assert!(cause.text.contains("left it running"), "{cause:?}");
+}
+
 #[test]
 fn what_outlives_an_agent_s_child_is_found_without_any_announcement() {
     let mut world = claude();
