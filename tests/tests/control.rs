@@ -153,6 +153,9 @@ fn zombie_is_told_with_its_exit_and_is_not_reaped_by_that() {
     assert_eq!((by_start(ticks), by_start(ticks + 1)), (Some(1), Some(2)));
     let id = told["id"].as_str().expect("an id");
     assert_eq!(daemon.ask(&["status", id]).status.code(), Some(1));
+    let kill = daemon.ask(&["kill", &zombie.to_string(), "--yes"]);
+    let said = String::from_utf8_lossy(&kill.stderr).into_owned();
+    assert!(said.contains("has ended already, and only its parent can reap it"), "{said}");
     // Nobody has taken it.
     assert_eq!(proc::state(zombie), Some('Z'));
     assert_eq!(daemon.ask(&["status", &parent.to_string()]).status.code(), Some(0));
@@ -385,7 +388,8 @@ fn another_user_may_end_nothing_not_even_of_his_own() {
         let refused = as_stranger(&daemon, &tracer, &["kill", what, "--yes"]);
         assert_eq!(refused.status.code(), Some(125), "{refused:?}");
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(said.contains("only root and the members of api.group may"), "{said}");
+        let refused = "failed to end processes: only root and the members of api.group may";
+        assert!(said.contains(refused), "{said}");
         assert!(!said.contains(&name), "{said}");
     }
     assert!(sys::exists(sleeper.pid), "it was ended");

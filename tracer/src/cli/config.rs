@@ -12,7 +12,9 @@ use super::{exit::Status, judge::complain, shown};
 use crate::{
     escape,
     lineage::Rules,
-    service::config::{Asked, Config, ConfigError, DEFAULT_PATH, OnLeak, Sink, Target},
+    service::config::{
+        Asked, Config, ConfigError, DEFAULT_PATH, MOST_PROBLEMS, OnLeak, Sink, Target,
+    },
 };
 
 /// The configuration of `tracer daemon`
@@ -60,8 +62,11 @@ fn check(path: &Path, out: &mut impl io::Write) -> anyhow::Result<Status> {
             Ok(Status::WRONG)
         }
         Err(ConfigError::Wrong(problems)) => {
-            for problem in problems {
+            for problem in &problems {
                 complain(&problem.to_string());
+            }
+            if problems.len() >= MOST_PROBLEMS {
+                complain("there may be more: no more are told at once");
             }
             Ok(Status::WRONG)
         }

@@ -403,6 +403,9 @@ fn nobody(args: &KillArgs, denied: Option<io::Error>, misses: Vec<Miss>) -> anyh
             ),
         };
     }
+    if let [Miss::Daemon(Refusal::NotPermitted, reason)] = live.as_slice() {
+        return anyhow!("failed to {reason}");
+    }
     let why: Vec<_> = live.iter().map(told).collect();
     anyhow!("failed to find {what} in a run that is under way here: {}", why.join("; "))
 }

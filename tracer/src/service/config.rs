@@ -29,7 +29,7 @@ use std::{
 
 use serde::Deserialize;
 
-pub use error::{ConfigError, Position, Problem, Refusal};
+pub use error::{ConfigError, MOST_PROBLEMS, Position, Problem, Refusal};
 pub use kubernetes::{Asked, Kubernetes, LabelNames};
 pub use reload::{Reload, reload};
 pub use rules::RuleTexts;

@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::escape;
 
 /// Things that are told of one configuration at most; nobody mends more at once.
-pub(super) const MOST_PROBLEMS: usize = 20;
+pub const MOST_PROBLEMS: usize = 20;
 /// Longest text of one of them, in characters: it may quote what is wrong.
 const LONG: usize = 600;
 

@@ -97,8 +97,20 @@ impl Daemon {
                 let mut all = self.node.lineages();
                 let found = all.find_map(|(run, lineage)| Some((run, process(lineage)?)));
                 let found = found.map(|(run, process)| (run, Named::Process(process)));
-                found.ok_or_else(|| unknown(format!("process {pid} is none of an agent")))
+                found.ok_or_else(|| unknown(self.not_to_be_ended(*pid)))
             }
+        }
+    }
+
+    /// Why a process with this pid in the tracer's PID namespace is not to be ended.
+    fn not_to_be_ended(&self, pid: u32) -> String {
+        let of_run = self.node.run_of_pid(pid).map(|(id, _)| id);
+        let entry = of_run.and_then(|id| self.probes.procs().entry(id));
+        match entry {
+            Some((entry, ..)) if entry.exit.is_some() => {
+                format!("process {pid} has ended already, and only its parent can reap it")
+            }
+            _ => format!("process {pid} is none of an agent, or has ended"),
         }
     }
 

@@ -398,7 +398,7 @@ impl Figures {
         )?;
         to.counter(
             "tracer_processes_started",
-            "Processes of the whole host that were seen to start.",
+            "Processes of agents' runs that were seen to start.",
             flow.counts.tracked,
         )?;
         to.known(
