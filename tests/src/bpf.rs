@@ -257,7 +257,7 @@ fn open_pinned(pinned: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// What commands about an element are told: map_fd, key, value.
+/// What commands about an element are told: the map, the key, the value.
 fn element(map: &OwnedFd, key: &u32, value: u64) -> Attr {
     let mut attr = Attr::default();
     attr.words[0] = map.as_raw_fd().cast_unsigned();

@@ -479,7 +479,7 @@ fn child_that_an_agent_leaves_when_its_call_ends_was_left_by_who_goes_on() {
     let (id, now) = (world.id(101), said_at(2_006));
     let told = world.lineage.watched(id, FindingKind::OutlivedCall, now).expect("a finding");
     let cause = &told.finding.cause;
-    assert_eq!(cause.code, crate::lineage::CauseCode::CallEndedChildSurvived, "{cause:?}");
+    assert_eq!(cause.code, CauseCode::CallEndedChildSurvived, "{cause:?}");
     assert!(cause.text.contains("left it running"), "{cause:?}");
 }
 

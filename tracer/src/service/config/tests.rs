@@ -357,9 +357,9 @@ fn everything_that_is_wrong_is_told_at_once() {
 #[test]
 fn there_is_an_end_to_what_is_told() {
     let text: String = (0..5000).map(|n| format!("key{n} = 1\n")).collect();
-    assert_eq!(problems(&text).len(), error::MOST_PROBLEMS);
+    assert_eq!(problems(&text).len(), MOST_PROBLEMS);
     let text: String = "[[agent]]\nnam = 1\n".repeat(5000);
-    assert_eq!(problems(&text).len(), error::MOST_PROBLEMS);
+    assert_eq!(problems(&text).len(), MOST_PROBLEMS);
     assert!(problems(&format!("{} = 1", "k".repeat(100_000)))[0].len() < 1000);
 }
 
@@ -485,7 +485,7 @@ proptest! {
         match read(&text) {
             Ok(config) => prop_assert!(!config.rules.rules().markers().is_empty()),
             Err(ConfigError::Wrong(problems)) => {
-                prop_assert!((1..=error::MOST_PROBLEMS).contains(&problems.len()));
+                prop_assert!((1..=MOST_PROBLEMS).contains(&problems.len()));
                 for problem in problems {
                     prop_assert!(!problem.text.is_empty());
                     prop_assert!(!problem.to_string().chars().any(char::is_control));
