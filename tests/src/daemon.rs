@@ -249,6 +249,12 @@ impl Drop for Daemon {
     }
 }
 
+/// Whether it is about this agent: a finding of it, or its run.
+#[must_use]
+pub fn is_of(event: &Value, agent: &str) -> bool {
+    event["finding"]["agent"]["name"] == agent || event["invocation"]["agent"] == agent
+}
+
 /// Removes what tests have pinned that were killed before they could unpin: the kernel would go on.
 fn remove_left_behind() {
     let Ok(entries) = fs::read_dir("/sys/fs/bpf") else { return };

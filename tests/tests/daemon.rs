@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
-use tracer_tests::daemon::{Daemon, is_about};
+use tracer_tests::daemon::{Daemon, is_about, is_of};
 use tracer_tests::proc;
 use tracer_tests::run::{Run, Running};
 use tracer_tests::sys;
@@ -12,10 +12,6 @@ use tracer_tests::sys;
 /// A workload that is an agent of this name.
 fn agent(name: &str, args: &[&str]) -> Run {
     Run::workload(args.iter().copied()).alone().env("TRACER_AGENT", name)
-}
-
-fn is_of(event: &Value, agent: &str) -> bool {
-    event["finding"]["agent"]["name"] == agent || event["invocation"]["agent"] == agent
 }
 
 /// A parent that lets a child stand, and is held there.
@@ -301,11 +297,7 @@ fn daemon_that_is_killed_again_and_again_finds_what_there_is_and_nothing_else() 
 /// What `tracer blame` says of whose call it was.
 #[track_caller]
 fn call_of(daemon: &Daemon, pid: i32) -> Value {
-    let mut blame = std::process::Command::new(tracer_tests::binary::tracer());
-    blame.args(["blame", &pid.to_string(), "--json", "--socket"]).arg(daemon.path("tracer.sock"));
-    let output = blame.output().expect("tracer blame");
-    let told: Value = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let told = daemon.asked(&["blame", &pid.to_string()]);
     let mut call = told["processes"][0]["tool_call"].clone();
     // In the order in which they were heard of, which says nothing.
     if let Some(candidates) = call["candidates"].as_array_mut() {

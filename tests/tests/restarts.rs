@@ -1,7 +1,7 @@
 //! What a daemon says after another, and what it finds in the kernel's table that nobody told it of.
 
 use serde_json::Value;
-use tracer_tests::daemon::{Daemon, is_about};
+use tracer_tests::daemon::{Daemon, is_about, is_of};
 use tracer_tests::run::{Run, Running};
 use tracer_tests::{bpf, history, proc, sys};
 
@@ -17,10 +17,6 @@ fn zombie(name: &str) -> (Running, sys::Pid) {
 fn leave(running: Running) {
     running.release("standing");
     drop(running.finish());
-}
-
-fn is_of(event: &Value, agent: &str) -> bool {
-    event["finding"]["agent"]["name"] == agent || event["invocation"]["agent"] == agent
 }
 
 #[test]

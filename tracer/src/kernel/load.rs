@@ -710,13 +710,8 @@ impl Probes {
         invocation: u32,
         is_root: bool,
     ) -> Result<bool, LoadError> {
-        let program = self.ebpf.program(TAG).ok_or(LoadError::Missing(TAG))?;
-        let program: &RawTracePoint = program.try_into().map_err(LoadError::Tag)?;
         let tag = if is_root { invocation | INVOCATION_ROOT } else { invocation };
-        let mut options = RawTracePointRunOptions::new();
-        options.args[..3].copy_from_slice(&[process.pid.into(), process.start, tag.into()]);
-        let run = program.test_run(options).map_err(LoadError::Tag)?;
-        Ok(run.return_value == 1)
+        self.change_entry(TAG, [process.pid.into(), process.start, tag.into()])
     }
 
     /// Lets go of a process that has died and is not there any more, though no hook told that it was reaped.
@@ -725,10 +720,19 @@ impl Probes {
     /// # Errors
     /// The kernel refuses, or the hooks do not follow the whole host.
     pub fn let_go(&mut self, process: ProcessId) -> Result<bool, LoadError> {
-        let program = self.ebpf.program(LET_GO).ok_or(LoadError::Missing(LET_GO))?;
+        self.change_entry(LET_GO, [process.pid.into(), process.start])
+    }
+
+    /// Has one of the programs that are never attached change an entry of `PROCS`. `false`: there was none.
+    fn change_entry<const N: usize>(
+        &self,
+        name: &'static str,
+        arguments: [u64; N],
+    ) -> Result<bool, LoadError> {
+        let program = self.ebpf.program(name).ok_or(LoadError::Missing(name))?;
         let program: &RawTracePoint = program.try_into().map_err(LoadError::Tag)?;
         let mut options = RawTracePointRunOptions::new();
-        options.args[..2].copy_from_slice(&[process.pid.into(), process.start]);
+        options.args[..N].copy_from_slice(&arguments);
         let run = program.test_run(options).map_err(LoadError::Tag)?;
         Ok(run.return_value == 1)
     }

@@ -1,6 +1,9 @@
 //! The `PROCS` map from user space: one entry, or all of them under a fork storm.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    time::Duration,
+};
 
 use aya::{
     Pod,
@@ -55,9 +58,16 @@ pub struct Tally {
 impl Tally {
     fn count(&mut self, entry: &Proc, ended_by: Nanos) {
         self.entries += 1;
-        let is_unreaped = entry.exit_at != 0 && entry.flags & PROC_TOMBSTONE == 0;
-        self.unreaped += u64::from(is_unreaped && entry.exit_at <= ended_by.0);
+        self.unreaped += u64::from(is_unreaped(entry, ended_by));
     }
+}
+
+/// Whoever died later than that may have been reaped just now: `sched_process_free` trails the reap.
+pub const TOLD_LATE: Duration = Duration::from_secs(1);
+
+/// Whether it had ended by then and has not been reaped, as far as the hooks were told.
+fn is_unreaped(entry: &Proc, ended_by: Nanos) -> bool {
+    entry.exit_at != 0 && entry.exit_at <= ended_by.0 && entry.flags & PROC_TOMBSTONE == 0
 }
 
 /// One that has ended.
@@ -186,8 +196,7 @@ impl ProcsMap {
     pub fn dead(&self, ended_by: Nanos) -> Result<Vec<Dead>, WalkError> {
         let mut dead = Vec::new();
         self.each(|pid, entry| {
-            let is_dead = entry.exit_at != 0 && entry.exit_at <= ended_by.0;
-            if is_dead && entry.flags & PROC_TOMBSTONE == 0 {
+            if is_unreaped(entry, ended_by) {
                 let id = ProcessId { pid, start: entry.start };
                 dead.push(Dead { id, local: (entry.local_pid != 0).then_some(entry.local_pid) });
             }

@@ -35,7 +35,7 @@ impl SocketsError {
 }
 
 /// A socket that takes connections, or packets from anybody, and one who has it open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// Who.
     pub process: ProcessId,
@@ -50,7 +50,7 @@ pub struct Waiting {
 pub struct SocketList(File);
 
 impl SocketList {
-    /// Those who wait at a port, at most 4,096, each once for each of its addresses there.
+    /// Those who wait at a port, at most 4,096, each once for each descriptor.
     ///
     /// # Errors
     /// The kernel refuses to list them.
@@ -72,9 +72,6 @@ impl SocketList {
                 found.extend(waiting(&record));
             }
         }
-        // One that has two descriptors of it.
-        found.sort_unstable();
-        found.dedup();
         Ok(found)
     }
 }

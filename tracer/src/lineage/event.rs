@@ -355,6 +355,14 @@ impl RecoveredProcess {
         }
     }
 
+    /// Its end, as far as the entry tells of it; `None`: it lives.
+    #[must_use]
+    pub fn end(&self) -> Option<Event<'static>> {
+        let (at, status) = self.exit?;
+        let (process, parent) = (self.id, self.parent);
+        Some(Event::Exit { at, process, status, parent, children_uncounted: false })
+    }
+
     /// One that was forked, and of which nothing more is known.
     #[must_use]
     pub fn forked(id: ProcessId, forker: ProcessId, parent: ProcessId, pids: Pids) -> Self {

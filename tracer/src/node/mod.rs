@@ -253,7 +253,7 @@ impl Node {
             lineage.handle(Event::Bystander { pid: *pid, start_ticks: *start_ticks, name });
         }
         // What was due while the root lived is found by its end at the latest, and not after it.
-        let mut root_end = root_end(&processes, &story);
+        let mut root_end = root_end(&story);
         for event in story.iter().filter_map(OwnedEvent::event) {
             let at = event.at().unwrap_or_default();
             if let Some(end) = root_end.take_if(|end| *end <= at) {

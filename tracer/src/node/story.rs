@@ -8,24 +8,25 @@ use crate::{
     recording::OwnedEvent,
 };
 
+/// The root of the run that it tells of. Numbers of runs come round: the last that began is the one.
+fn root(told: &[OwnedEvent]) -> Option<ProcessId> {
+    let roots = told.iter().filter_map(OwnedEvent::event).filter_map(|event| match event {
+        Event::Fork { child, root: true, .. } => Some(child),
+        _ => None,
+    });
+    roots.max_by_key(|root| root.start)
+}
+
 /// Whether it tells of the fork of the run's root.
 #[must_use]
 pub fn has_root(story: &[OwnedEvent]) -> bool {
-    let is_root = |event| matches!(event, Event::Fork { root: true, .. });
-    story.iter().filter_map(OwnedEvent::event).any(is_root)
+    root(story).is_some()
 }
 
 /// When the run's root ended, if it has, by what is told of it.
-pub(super) fn root_end(processes: &[RecoveredProcess], story: &[OwnedEvent]) -> Option<Nanos> {
-    if let Some(root) = processes.iter().find(|process| process.root) {
-        return root.exit.map(|(at, _)| at);
-    }
-    let events = || story.iter().filter_map(OwnedEvent::event);
-    let root = events().find_map(|event| match event {
-        Event::Fork { child, root: true, .. } => Some(child),
-        _ => None,
-    })?;
-    events().find_map(|event| match event {
+pub(super) fn root_end(story: &[OwnedEvent]) -> Option<Nanos> {
+    let root = root(story)?;
+    story.iter().filter_map(OwnedEvent::event).find_map(|event| match event {
         Event::Exit { at, process, .. } if process == root => Some(at),
         _ => None,
     })
@@ -39,17 +40,8 @@ pub(super) fn root_end(processes: &[RecoveredProcess], story: &[OwnedEvent]) -> 
 #[must_use]
 pub fn story(processes: &[RecoveredProcess], remembered: Vec<OwnedEvent>) -> Vec<OwnedEvent> {
     let present: HashMap<_, _> = processes.iter().map(|process| (process.id, process)).collect();
-    // Numbers of runs come round: the last that began is the one.
-    let root = processes.iter().find(|process| process.root).map(|process| process.id);
-    let remembered_root = || {
-        let forks = remembered.iter().filter_map(OwnedEvent::event);
-        let roots = forks.filter_map(|event| match event {
-            Event::Fork { child, root: true, .. } => Some(child),
-            _ => None,
-        });
-        roots.max_by_key(|root| root.start)
-    };
-    let root = root.or_else(remembered_root);
+    let in_map = processes.iter().find(|process| process.root).map(|process| process.id);
+    let root = in_map.or_else(|| root(&remembered));
     let began = root.map_or(Nanos(0), |root| Nanos(root.start));
     let (mut executed, mut ended) = (HashSet::new(), HashSet::new());
     // Those that forked with more than `PROCS` knows, and those that are gone, by whom they belong to.
@@ -125,10 +117,8 @@ pub fn story(processes: &[RecoveredProcess], remembered: Vec<OwnedEvent>) -> Vec
         .filter_map(|process| Some((Nanos(process.id.start), OwnedEvent::of(&fork_of(process))?)));
     events.splice(0..0, forks.collect::<Vec<_>>());
     let ends = processes.iter().filter_map(|process| {
-        let RecoveredProcess { id, parent, exit, .. } = *process;
-        let (at, status) = exit?;
-        let exit = Event::Exit { at, process: id, status, parent, children_uncounted: false };
-        Some((at, OwnedEvent::of(&exit)?))
+        let end = process.end()?;
+        Some((end.at()?, OwnedEvent::of(&end)?))
     });
     events.extend(ends);
     let last = last_known(&events, &owners);

@@ -4,20 +4,17 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    history::{History, HistoryError, OpenFinding, OpenRun, Over},
+    history::{FindingKey, History, HistoryError, OpenFinding, OpenRun, Over},
     news::{Change, What},
 };
-use crate::lineage::{FindingKind, FindingState, Nanos, ProcessId};
-
-/// What identifies a finding of this boot.
-type Key = (ProcessId, FindingKind);
+use crate::lineage::{FindingState, Nanos, ProcessId};
 
 /// All of it.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    findings: HashMap<Key, OpenFinding>,
+    findings: HashMap<FindingKey, OpenFinding>,
     /// Those of them that this daemon has found too.
-    found_again: HashSet<Key>,
+    found_again: HashSet<FindingKey>,
     /// Runs that this daemon has not told of, by their root.
     runs: HashMap<ProcessId, InheritedRun>,
     /// What was over before, until this daemon has found again all that there is.
@@ -104,7 +101,7 @@ impl Inherited {
     }
 
     /// Such a finding stands no more.
-    pub fn forget_finding(&mut self, key: Key) {
+    pub fn forget_finding(&mut self, key: FindingKey) {
         self.findings.remove(&key);
     }
 

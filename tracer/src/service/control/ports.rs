@@ -46,6 +46,7 @@ fn by_process(mut waiting: Vec<Waiting>) -> Vec<(ProcessId, Vec<String>)> {
         let address =
             |one: &Waiting| format!("{}{}", if one.is_udp { "udp " } else { "" }, one.address);
         let mut addresses: Vec<_> = of_one.iter().map(address).collect();
+        // One that has two descriptors of it, or two of this address in different namespaces.
         addresses.sort_unstable();
         addresses.dedup();
         (of_one[0].process, addresses)

@@ -46,12 +46,10 @@ impl Daemon {
     /// Notes one that had ended before anything was told of it, if it has.
     pub(super) fn remember_dead(&mut self, run: RunId, process: &RecoveredProcess) {
         let Some(journal) = &mut self.journal else { return };
-        let RecoveredProcess { id, parent, exit, .. } = *process;
-        let Some((died_at, status)) = exit else { return };
-        journal.note(run, &process.fork());
-        let exit =
-            Event::Exit { at: died_at, process: id, status, parent, children_uncounted: false };
-        journal.note(run, &exit);
+        if let Some(end) = process.end() {
+            journal.note(run, &process.fork());
+            journal.note(run, &end);
+        }
     }
 
     /// Notes an announcement, and who makes it: a hook is gone soon.

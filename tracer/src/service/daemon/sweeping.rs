@@ -9,23 +9,20 @@ use std::time::Duration;
 
 use super::{Daemon, DaemonError};
 use crate::{
-    kernel::procs::Dead,
-    lineage::{Event, Nanos},
+    kernel::procs::{Dead, TOLD_LATE},
+    lineage::Event,
 };
 
 /// How often the dead are looked at.
 pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Most that are looked at each time: the next time those that come after them.
 pub(super) const MOST_SWEPT: usize = 512;
-/// Who died later than that may have been reaped just now: the kernel tells late.
-const TOLD_LATE: Duration = Duration::from_secs(1);
 
 impl Daemon {
     /// Looks at so many of the dead.
     pub(super) fn sweep(&mut self, most: usize) -> Result<(), DaemonError> {
         let now = self.clock.now();
-        let ended_by = u64::try_from(TOLD_LATE.as_nanos()).unwrap_or(u64::MAX);
-        let mut dead = self.probes.procs().dead(Nanos(now.0.saturating_sub(ended_by)))?;
+        let mut dead = self.probes.procs().dead(now.before(TOLD_LATE))?;
         dead.sort_unstable_by_key(|one| one.id.by_birth());
         // From where the last look ended, and round.
         let last = self.swept.by_birth();

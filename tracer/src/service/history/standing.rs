@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{Connection, OptionalExtension as _, named_params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 use serde_json::Value;
 
 use super::{
@@ -92,14 +92,10 @@ pub(super) fn open_findings(
     let mut rows = found.query(named_params! { ":boot_id": boot_id })?;
     let mut open = Vec::new();
     while let Some(row) = rows.next()? {
-        let kind: String = row.get("kind")?;
-        let of_name = |found: &FindingKind| found.as_str() == kind;
+        let (process, kind) = key(row)?;
         open.push(OpenFinding {
-            process: ProcessId { pid: row.get("pid")?, start: unsigned(row, "start")? },
-            kind: FindingKind::ALL
-                .into_iter()
-                .find(of_name)
-                .ok_or(HistoryError::Row { what: "a finding's kind" })?,
+            process,
+            kind,
             local_pid: row.get("local_pid")?,
             parent: row.get("parent_pid")?,
             invocation: row.get("invocation")?,
@@ -108,6 +104,14 @@ pub(super) fn open_findings(
         });
     }
     Ok(open)
+}
+
+/// Of which finding a row is.
+fn key(row: &Row<'_>) -> Result<FindingKey, HistoryError> {
+    let kind: String = row.get("kind")?;
+    let kind = FindingKind::ALL.into_iter().find(|known| known.as_str() == kind);
+    let kind = kind.ok_or(HistoryError::Row { what: "a finding's kind" })?;
+    Ok((ProcessId { pid: row.get("pid")?, start: unsigned(row, "start")? }, kind))
 }
 
 /// What of this boot is over, the last that was told first, and at most so many of each.
@@ -125,11 +129,7 @@ pub(super) fn over(
     )?;
     let mut rows = found.query(parameters)?;
     while let Some(row) = rows.next()? {
-        let kind: String = row.get("kind")?;
-        let kind = FindingKind::ALL.into_iter().find(|known| known.as_str() == kind);
-        let kind = kind.ok_or(HistoryError::Row { what: "a finding's kind" })?;
-        let process = ProcessId { pid: row.get("pid")?, start: unsigned(row, "start")? };
-        over.findings.insert((process, kind));
+        over.findings.insert(key(row)?);
     }
     let mut found = connection.prepare_cached(
         "SELECT invocation FROM invocations WHERE boot_id = :boot_id AND closed_at IS NOT NULL \

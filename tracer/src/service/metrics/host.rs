@@ -10,16 +10,12 @@ use super::{
 };
 use crate::{
     kernel::{
-        procs::{ProcsMap, Tally},
+        procs::{ProcsMap, TOLD_LATE, Tally},
         run_times::{LoadedProgram, RunTime},
     },
     lineage::Nanos,
     procfs::Procfs,
 };
-
-/// The dead count as unreaped only when they have been so for this long: the kernel tells late of
-/// those that were reaped.
-const TOLD_LATE: Duration = Duration::from_secs(1);
 
 /// What was read. `None` is "not known".
 #[derive(Clone, Debug, Default)]
@@ -76,8 +72,8 @@ impl HostReader {
         if let Some(used) = pids.used {
             tasks.note(now, used);
         }
-        let ended_by = Nanos(now.0.saturating_sub(nanos(TOLD_LATE)));
-        let tally = procs.tally(ended_by).inspect_err(|error| log::warn!("failed to {error}"));
+        let tally =
+            procs.tally(now.before(TOLD_LATE)).inspect_err(|error| log::warn!("failed to {error}"));
         HostFigures {
             tasks: pids.used,
             pid_max: pids.pid_max,
@@ -145,10 +141,6 @@ impl OwnFigures {
         let cpu = Duration::try_from(usage).ok().map(|used| used.as_secs_f64());
         Self { cpu, memory, descriptors }
     }
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
