@@ -12,8 +12,9 @@ use super::{exit::Status, judge::complain, shown};
 use crate::{
     escape,
     lineage::Rules,
-    service::config::{
-        Asked, Config, ConfigError, DEFAULT_PATH, MOST_PROBLEMS, OnLeak, Sink, Target,
+    service::{
+        config::{Asked, Config, ConfigError, DEFAULT_PATH, MOST_PROBLEMS, OnLeak, Sink, Target},
+        sinks,
     },
 };
 
@@ -39,18 +40,28 @@ struct CheckArgs {
     /// The configuration
     #[arg(value_name = "FILE", default_value = DEFAULT_PATH)]
     file: PathBuf,
+    /// The same, as `tracer daemon` is told it
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
 }
 
 /// Runs it all.
 pub(super) fn execute(args: &ConfigArgs) -> anyhow::Result<Status> {
     match &args.command {
-        ConfigCommand::Check(CheckArgs { file }) => check(file, &mut io::stdout().lock()),
+        ConfigCommand::Check(CheckArgs { file, config }) => {
+            check(config.as_ref().unwrap_or(file), &mut io::stdout().lock())
+        }
     }
 }
 
 fn check(path: &Path, out: &mut impl io::Write) -> anyhow::Result<Status> {
     match Config::load(path) {
         Ok(config) => {
+            let missing = missing(&config);
+            if !missing.is_empty() {
+                missing.iter().for_each(|reason| complain(&format!("failed to {reason}")));
+                return Ok(Status::WRONG);
+            }
             let lines = summary(&config).join("\n");
             writeln!(out, "ok: {}\n{lines}", shown(path))
                 .context("failed to write to standard output")?;
@@ -71,6 +82,15 @@ fn check(path: &Path, out: &mut impl io::Write) -> anyhow::Result<Status> {
             Ok(Status::WRONG)
         }
     }
+}
+
+/// Files that the daemon would not start without, and cannot use.
+fn missing(config: &Config) -> Vec<sinks::Reason> {
+    let secrets = config.sinks.iter().filter_map(|sink| match &sink.target {
+        Target::Webhook(webhook) => webhook.secret_file.as_deref(),
+        Target::File { .. } | Target::Stdout => None,
+    });
+    secrets.filter_map(|path| sinks::check_secret(path).err()).collect()
 }
 
 /// A line for each thing worth knowing.
@@ -195,6 +215,23 @@ mod tests {
         let error = check(Path::new("/no/such/file"), &mut said).unwrap_err().to_string();
         assert!(said.is_empty());
         assert!(error.starts_with("failed to read /no/such/file: "), "{error}");
+    }
+
+    #[test]
+    fn secret_that_no_sink_would_start_with_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("hook.key");
+        let text = format!(
+            "[[sink]]\ntype = 'webhook'\nurl = 'https://h/x'\nsecret_file = {:?}",
+            secret.display().to_string()
+        );
+        let status = || with(&text, |path| check(path, &mut Vec::new()).unwrap());
+        assert_eq!(status(), Status::WRONG);
+        fs::write(&secret, "secret\n").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o604)).unwrap();
+        assert_eq!(status(), Status::WRONG);
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(status(), Status::OK);
     }
 
     #[test]

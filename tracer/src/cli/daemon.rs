@@ -102,6 +102,6 @@ fn configured(path: &Path, is_asked_for: bool) -> anyhow::Result<Config> {
     match Config::load(path) {
         Ok(config) => Ok(config),
         Err(error) if !is_asked_for && ConfigError::is_not_found(&error) => Ok(Config::default()),
-        Err(error) => Err(error).context("failed to use the configuration"),
+        Err(error) => Err(anyhow!("failed to {error}")),
     }
 }

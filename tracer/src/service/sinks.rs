@@ -48,6 +48,14 @@ pub use self::{
 use super::news::{News, NewsKind, Origin, What};
 use crate::{escape::terminal, lineage::FindingKind};
 
+/// Whether a webhook's deliveries can be signed with what is in this file.
+///
+/// # Errors
+/// [`Reason::Secret`]: no sink would start with it.
+pub fn check_secret(path: &Path) -> Result<(), Reason> {
+    endpoint::Secret::of_file(path).map(drop)
+}
+
 /// Nobody waits longer for sinks to end.
 const LONGEST_STOP: Duration = Duration::from_secs(3600);
 

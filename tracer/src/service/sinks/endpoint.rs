@@ -93,7 +93,11 @@ impl fmt::Debug for Secret {
 
 impl Secret {
     /// Reads it from a file that not everybody can read. A newline at its end is not part of it.
-    pub(super) fn read(path: &Path) -> Result<Self, SecretError> {
+    pub(super) fn of_file(path: &Path) -> Result<Self, Reason> {
+        Self::read(path).map_err(|reason| Reason::Secret { path: path.to_owned(), reason })
+    }
+
+    fn read(path: &Path) -> Result<Self, SecretError> {
         let file = File::open(path)?;
         let mode = file.metadata()?.mode() & 0o7777;
         if mode & 0o006 != 0 {

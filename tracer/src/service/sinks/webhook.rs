@@ -134,10 +134,7 @@ impl Webhook {
             batch_lines,
             batch_bytes,
         } = options;
-        let secret = secret_file.as_deref().map(|path| {
-            let failed = |reason| Reason::Secret { path: path.to_owned(), reason };
-            Secret::read(path).map_err(failed)
-        });
+        let secret = secret_file.as_deref().map(Secret::of_file);
         let endpoint = Endpoint::new(url, secret.transpose()?, ca_file.as_deref())?;
         let limits = Limits {
             bytes: *max_bytes,
