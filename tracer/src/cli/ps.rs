@@ -100,7 +100,7 @@ fn table(told: &Ps) -> String {
             one.state(),
             dash(one.call().unwrap_or_default()),
             dash(one.marks()),
-            format!("{}: {}", one.label(), one.command()),
+            one.line(": "),
         ]);
     }
     table.render() + &rest(told)
@@ -205,7 +205,7 @@ fn push<'a>(
 }
 
 fn line(one: &Told) -> String {
-    let mut line = format!("{} {}", one.label(), one.command());
+    let mut line = one.line(" ");
     if one.exit.is_some() {
         line += &format!("  {}", one.state());
     }

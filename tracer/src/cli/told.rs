@@ -78,8 +78,16 @@ impl Told {
         label(self.process.name.as_bytes(), self.process.pid)
     }
 
+    /// `node[12]: node server.js`; of a zombie that was there before anybody listened its name alone is known.
+    pub(super) fn line(&self, between: &str) -> String {
+        match self.command() {
+            command if command.is_empty() => self.label(),
+            command => format!("{}{between}{command}", self.label()),
+        }
+    }
+
     /// Its arguments, cut.
-    pub(super) fn command(&self) -> String {
+    fn command(&self) -> String {
         terminal_short(self.process.args.join(" ").as_bytes(), COMMAND)
     }
 

@@ -32,8 +32,12 @@ struct Told {
     process: ToldProcess,
     agent: Option<Named>,
     tool_call: Option<Named>,
+    parent: Option<ToldRelative>,
+    adopter: Option<ToldRelative>,
     cause: ToldCause,
+    resources: Option<ToldResources>,
     since: Option<String>,
+    action: Option<ToldAction>,
 }
 
 #[derive(Default, Deserialize)]
@@ -42,6 +46,26 @@ struct ToldProcess {
     pid: u32,
     name: String,
     args: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ToldRelative {
+    pid: u32,
+    name: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ToldResources {
+    listening: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ToldAction {
+    result: String,
+    dry_run: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -64,7 +88,7 @@ pub fn leaks(leaks: &Leaks) -> String {
     if leaks.is_empty() {
         return "no leaks\n".to_owned();
     }
-    let head = ["SINCE", "FOR", "NOW", "KIND", "AGENT", "CALL", "CAUSE", "PROCESS"];
+    let head = ["SINCE", "FOR", "NOW", "KIND", "AGENT", "CALL", "CAUSE", "PARENT", "PROCESS"];
     let mut table = Table::new(&head);
     leaks.iter().for_each(|leak| table.row(line(leak)));
     let mut out = table.render();
@@ -79,11 +103,26 @@ pub fn leaks(leaks: &Leaks) -> String {
 
 fn line(leak: &Leak) -> Vec<String> {
     let told: Told = serde_json::from_str(leak.finding.get()).unwrap_or_default();
-    let Told { kind, state, process, agent, tool_call, cause, since } = told;
-    let ToldProcess { pid, name, args } = process;
+    let Told {
+        kind,
+        state,
+        process,
+        agent,
+        tool_call,
+        parent,
+        adopter,
+        cause,
+        resources,
+        since,
+        action,
+    } = told;
+    let action = action.filter(|action| !action.dry_run);
+    let is_ended =
+        action.as_ref().is_some_and(|action| matches!(action.result.as_str(), "ended" | "reaped"));
     let now = match state.as_str() {
         _ if leak.stands => "stands",
         "resolved" => "put right",
+        _ if is_ended => "ended",
         _ if leak.boot_over => "boot over",
         _ if leak.kept_by.is_some() && leak.gone_at.is_none() => "kept",
         _ => "gone",
@@ -92,11 +131,15 @@ fn line(leak: &Leak) -> Vec<String> {
         (Some(name), Some(id)) => format!("{name} {id}"),
         (name, id) => name.or(id).unwrap_or_default(),
     });
-    let process = format!(
-        "{}: {}",
-        label(name.as_bytes(), pid),
-        terminal_short(args.join(" ").as_bytes(), COMMAND)
-    );
+    let ports = resources.map(|resources| resources.listening).unwrap_or_default();
+    let ports =
+        (!ports.is_empty()).then(|| format!("listens on {}", cell(Some(&ports.join(", ")))));
+    let failed = action.filter(|_| leak.stands);
+    let failed = failed.map(|action| format!("tracer: {}", cell(Some(&action.result))));
+    let process = [Some(process_line(&process)), ports, failed].into_iter().flatten();
+    // Who has it as a child now.
+    let parent = adopter.or(parent);
+    let parent = parent.map(|ToldRelative { pid, name }| label(name.as_bytes(), pid));
     let agent = agent.and_then(|agent| agent.name);
     let span = duration(std::time::Duration::try_from_secs_f64(leak.seconds).unwrap_or_default());
     vec![
@@ -107,8 +150,19 @@ fn line(leak: &Leak) -> Vec<String> {
         cell(agent.as_deref()),
         cell(call.as_deref()),
         cell(Some(&cause.code)),
-        process,
+        parent.unwrap_or_else(|| "-".to_owned()),
+        process.collect::<Vec<_>>().join("; "),
     ]
+}
+
+/// `node[12]: node server.js`.
+fn process_line(ToldProcess { pid, name, args }: &ToldProcess) -> String {
+    let label = label(name.as_bytes(), *pid);
+    match terminal_short(args.join(" ").as_bytes(), COMMAND) {
+        // Of a zombie that was there before anybody listened its name alone is known.
+        command if command.is_empty() => label,
+        command => format!("{label}: {command}"),
+    }
 }
 
 /// Who leaks most, as tables, ending in a newline.
@@ -201,4 +255,46 @@ fn moment(time: Option<&str>) -> String {
 fn cell(text: Option<&str>) -> String {
     text.filter(|text| !text.is_empty())
         .map_or("-".to_owned(), |text| terminal_short(text.as_bytes(), CELL))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The line of a zombie of which this besides is known.
+    fn shown(stands: bool, more: &[(&str, Value)]) -> String {
+        let mut finding = json!({
+            "kind": "zombie", "state": "open", "process": {"pid": 7, "name": "sh", "args": []},
+            "parent": {"pid": 5, "name": "node"}, "cause": {"code": "parent_has_not_reaped"},
+        });
+        more.iter().for_each(|(key, value)| finding[*key] = value.clone());
+        let leak = json!({
+            "node": "n", "boot_id": "b", "key": "k", "uid": null, "invocation": "i", "change": "gone",
+            "told_at": null, "gone_at": null, "boot_over": false, "stands": stands, "kept_by": null,
+            "seconds": 1.0, "finding": finding,
+        });
+        let told = json!({"schema": "s", "at": null, "total": 1, "leaks": [leak]});
+        let told = serde_json::from_value::<Leaks>(told).expect("leaks");
+        leaks(&told).lines().nth(1).expect("a line").to_owned()
+    }
+
+    #[test]
+    fn line_says_whose_child_it_is_what_it_holds_and_what_was_done() {
+        let zombie = shown(true, &[]);
+        assert!(zombie.ends_with("parent_has_not_reaped  node[5]  sh[7]"), "{zombie}");
+        let adopted = shown(true, &[("adopter", json!({"pid": 1, "name": "init"}))]);
+        assert!(adopted.ends_with("init[1]  sh[7]"), "{adopted}");
+        let listening = json!({"listening": ["127.0.0.1:3000", "[::1]:3000"]});
+        let server = shown(true, &[("resources", listening)]);
+        assert!(server.ends_with("sh[7]; listens on 127.0.0.1:3000, [::1]:3000"), "{server}");
+        let done = |result: &str, dry_run: bool| json!({"result": result, "dry_run": dry_run});
+        let left = shown(true, &[("action", done("still_there", false))]);
+        assert!(left.ends_with("sh[7]; tracer: still_there"), "{left}");
+        let ended = shown(false, &[("action", done("ended", false))]);
+        assert!(ended.contains("  ended  zombie  ") && ended.ends_with("sh[7]"), "{ended}");
+        let gone = shown(false, &[("action", done("would_act", true))]);
+        assert!(gone.contains("  gone  zombie  ") && gone.ends_with("sh[7]"), "{gone}");
+    }
 }
