@@ -22,6 +22,7 @@ pub struct Daemon {
     folder: TempDir,
     pins: PathBuf,
     ring_bytes: u32,
+    max_processes: u32,
     running: Option<Running>,
 }
 
@@ -49,7 +50,8 @@ impl Daemon {
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         let name = format!("tracer-test-{}-{number}", std::process::id());
         let (program, pins) = (program.to_owned(), Path::new("/sys/fs/bpf").join(name));
-        let daemon = Self { program, folder, pins, ring_bytes: 8 << 20, running: None };
+        let (ring_bytes, max_processes) = (8 << 20, 65_536);
+        let daemon = Self { program, folder, pins, ring_bytes, max_processes, running: None };
         daemon.write_config(more);
         daemon
     }
@@ -86,6 +88,14 @@ impl Daemon {
         self
     }
 
+    /// With room for so many processes.
+    #[must_use]
+    pub fn with_room_for(mut self, processes: u32, more: &str) -> Self {
+        self.max_processes = processes;
+        self.write_config(more);
+        self
+    }
+
     /// Writes the configuration anew.
     pub fn write_config(&self, more: &str) {
         let at = |name: &str| self.path(name).display().to_string();
@@ -93,7 +103,7 @@ impl Daemon {
         let (keys, more) = more.split_at(more.find('[').unwrap_or(more.len()));
         let text = format!(
             "{keys}\n[thresholds]\ngrace = \"500ms\"\nzombie_after = \"300ms\"\ninit_zombie_after = \"1h\"\n\
-             [kernel]\npin_path = {:?}\njournal = {:?}\nring_bytes = {}\n\
+             [kernel]\npin_path = {:?}\njournal = {:?}\nring_bytes = {}\nmax_processes = {}\n\
              [api]\nsocket = {:?}\nannouncements = {:?}\n\
              {metrics}\
              [history]\npath = {:?}\n\
@@ -101,6 +111,7 @@ impl Daemon {
             self.pins.display().to_string(),
             at("journal"),
             self.ring_bytes,
+            self.max_processes,
             at("tracer.sock"),
             at("announce.sock"),
             at("history.db"),

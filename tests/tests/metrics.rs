@@ -9,6 +9,7 @@ use serde_json::Value;
 use tracer_tests::daemon::Daemon;
 use tracer_tests::prometheus::{self, Prometheus, promtool};
 use tracer_tests::scrape::{self, METRICS, get, value};
+use tracer_tests::soak::Load;
 use tracer_tests::{Run, binary, proc, skip, sys};
 
 /// A workload that is an agent of this name.
@@ -144,6 +145,42 @@ fn daemon_that_traces_is_ready_and_sees_itself() {
     // A probe is a process of its own, and reaped at once.
     let children = proc::children(daemon.pid());
     assert!(children.len() <= 1, "{children:?}");
+}
+
+#[test]
+fn daemon_without_room_for_all_that_is_there_is_not_ready() {
+    const SLEEPING: u32 = 300;
+    // Threads of the kernel have no arguments, and nobody follows them.
+    let arguments = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).ok();
+    let all = fs::read_dir("/proc").expect("/proc").flatten().filter_map(arguments);
+    let others = all.filter(|arguments| !arguments.is_empty()).count();
+    let others = u32::try_from(others).expect("a number of processes");
+    let mut sleeping = Load::start(binary::load(), &["children", &SLEEPING.to_string()], None);
+    sleeping.go();
+    let _all_are_there = sleeping.line();
+    let mut daemon = Daemon::configured("").with_room_for(others + SLEEPING / 3, METRICS);
+    daemon.start();
+    let address = scrape::address(&daemon);
+    let (status, said) = get(&address, "/readyz");
+    assert_eq!(status, 503);
+    assert!(said.contains("not followed: raise kernel.max_processes"), "{said}");
+    let unknown = |page: &str| value(page, "tracer_processes_unknown").expect("it is told");
+    assert!(unknown(&get(&address, "/metrics").1) > f64::from(SLEEPING) / 3.0);
+    // It is as little ready when it goes on with that table.
+    daemon.kill();
+    daemon.start();
+    let address = scrape::address(&daemon);
+    assert_eq!(get(&address, "/readyz").0, 503);
+    // Nor does it know of an agent that begins now.
+    let running = agent("metrics-refused", &["never-waits"]).start();
+    running.held("standing");
+    drop(sleeping);
+    let ready = || get(&address, "/readyz").0 == 200;
+    proc::until_within(3 * sys::patience(), "it to be ready", || ready().then_some(()));
+    assert_eq!(unknown(&get(&address, "/metrics").1), 0.0);
+    daemon.finding(running.fact("zombie").pid, "zombie", "opened");
+    running.release("standing");
+    drop(running.finish());
 }
 
 #[test]

@@ -523,7 +523,8 @@ impl Driver<'_> {
         let at = self.clock.now();
         let mut reading = Reading::new(at, self.kernel.walk()?);
         let counts = self.losses.with(self.kernel.counts()?);
-        let Counts { tracked, dropped, dropped_unreaped, dropped_forks: _, failed } = counts;
+        let Counts { tracked, dropped, dropped_unreaped, dropped_forks: _, failed, refused: _ } =
+            counts;
         reading.tracked = tracked;
         reading.dropped = dropped;
         reading.dropped_unreaped = dropped_unreaped;

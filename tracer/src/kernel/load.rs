@@ -227,6 +227,8 @@ pub struct Counts {
     pub dropped_forks: u64,
     /// Updates of `PROCS` that failed, and events that the kernel did not run a program for.
     pub failed: u64,
+    /// Processes that `PROCS` had no room for, which are among those.
+    pub refused: u64,
     /// Processes seen to start: entered into `PROCS`, or refused for want of room.
     pub tracked: u64,
 }
@@ -673,6 +675,15 @@ impl Probes {
         Ok(())
     }
 
+    /// Enters those who are there and that the table had no room for, if it has now; of
+    /// [`LoadOptions::whole_host`]. What they did meanwhile is not told.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the hooks do not follow the whole host.
+    pub fn enter_missing(&mut self) -> Result<(), LoadError> {
+        self.take_snapshot()
+    }
+
     /// Enters what was there before the hooks.
     fn take_snapshot(&mut self) -> Result<(), LoadError> {
         self.list_processes(Snapshot::Enter)?;
@@ -786,6 +797,7 @@ impl Probes {
             failed: sums[Counter::InsertFailed as usize]
                 + sums[Counter::RemoveFailed as usize]
                 + missed,
+            refused: sums[Counter::InsertFailed as usize],
             tracked: sums[Counter::Tracked as usize] + sums[Counter::InsertFailed as usize],
         })
     }

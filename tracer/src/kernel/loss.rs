@@ -25,8 +25,12 @@ impl Losses {
         let lossy = counts.dropped > self.counts.dropped || counts.failed > self.counts.failed;
         self.counts = counts;
         if lossy {
+            let full = match counts.refused {
+                0 => String::new(),
+                refused => format!(" ({refused} for want of room in the table of processes)"),
+            };
             log::warn!(
-                "{} records were lost and {} updates failed; recovering from PROCS",
+                "{} records were lost and {} updates failed{full}; recovering from PROCS",
                 counts.dropped,
                 counts.failed
             );

@@ -16,6 +16,7 @@ mod sessions;
 mod settling;
 mod sweeping;
 mod tapping;
+mod unknown;
 
 use std::{io, path::PathBuf, rc::Rc, time::Duration};
 
@@ -29,6 +30,7 @@ use recovering::HostReading;
 use settling::SETTLES_AFTER;
 use sweeping::{MOST_SWEPT, SWEEP_EVERY};
 use tapping::Taps;
+use unknown::Unknown;
 
 use super::{
     config::{Config, OnLeak, Reload, reload},
@@ -180,6 +182,7 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
         notifier: Notifier::of_environment(),
         taps: Taps::default(),
         swept: ProcessId::default(),
+        unknown: Unknown::default(),
     };
     daemon.settles_at = Some(Instant::now() + daemon.config.thresholds.grace + SETTLES_AFTER);
     daemon.lost.counts = daemon.probes.counts()?;
@@ -187,6 +190,7 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
     daemon.take_over(remembered.unwrap_or_default())?;
     daemon.catch_up().await?;
     daemon.look_around()?;
+    daemon.look_for_unknown().await?;
     let let_go = memory::let_go_of_program();
     log::debug!("let go of {let_go} bytes of the program");
     log::info!("traces the host");
@@ -241,6 +245,8 @@ struct Daemon {
     taps: Taps,
     /// Up to which of the dead was looked whether they are there.
     swept: ProcessId,
+    /// Who is there and has no entry.
+    unknown: Unknown,
 }
 
 impl Daemon {
@@ -298,6 +304,7 @@ impl Daemon {
                 }
                 () = at(Some(sweep_due)) => {
                     self.sweep(MOST_SWEPT)?;
+                    self.look_for_unknown().await?;
                     sweep_due = Instant::now() + SWEEP_EVERY;
                 }
                 () = at(sample_due) => {

@@ -207,6 +207,11 @@ impl Metrics {
         }
     }
 
+    /// So many processes are there that the table had no room for.
+    pub fn unknown(&self, number: u64) {
+        self.shared.state().health.unknown = number;
+    }
+
     /// The daemon ends.
     pub fn stopping(&self) {
         self.shared.state().health.stage = Stage::Stopping;

@@ -118,6 +118,8 @@ pub(crate) struct CountsTold {
     pub(crate) failed: u64,
     #[prost(uint64, tag = "5")]
     pub(crate) tracked: u64,
+    #[prost(uint64, tag = "6")]
+    pub(crate) refused: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -154,15 +156,16 @@ pub(crate) struct Lives {
 
 impl From<Counts> for CountsTold {
     fn from(counts: Counts) -> Self {
-        let Counts { dropped, dropped_unreaped, dropped_forks, failed, tracked } = counts;
-        Self { dropped, dropped_unreaped, dropped_forks, failed, tracked }
+        let Counts { dropped, dropped_unreaped, dropped_forks, failed, refused, tracked } = counts;
+        Self { dropped, dropped_unreaped, dropped_forks, failed, tracked, refused }
     }
 }
 
 impl From<CountsTold> for Counts {
     fn from(told: CountsTold) -> Self {
-        let CountsTold { dropped, dropped_unreaped, dropped_forks, failed, tracked } = told;
-        Self { dropped, dropped_unreaped, dropped_forks, failed, tracked }
+        let CountsTold { dropped, dropped_unreaped, dropped_forks, failed, tracked, refused } =
+            told;
+        Self { dropped, dropped_unreaped, dropped_forks, failed, refused, tracked }
     }
 }
 
@@ -287,8 +290,15 @@ mod tests {
             Told::Records(Bytes::from(vec![7; 512 << 10])),
             Told::Flushed(Empty {}),
             Told::Counts(
-                Counts { dropped: 1, dropped_unreaped: 2, dropped_forks: 3, failed: 4, tracked: 5 }
-                    .into(),
+                Counts {
+                    dropped: 1,
+                    dropped_unreaped: 2,
+                    dropped_forks: 3,
+                    failed: 4,
+                    refused: 6,
+                    tracked: 5,
+                }
+                .into(),
             ),
             Told::Table(Table { processes, is_last: true, failure: String::new() }),
             Told::Waited(Waited { waits: vec![MaybeWaits { waits }, MaybeWaits::default()] }),

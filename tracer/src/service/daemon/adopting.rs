@@ -69,7 +69,9 @@ impl Daemon {
     /// for one, and what a daemon had not got round to that was killed while it adopted. Until nobody is
     /// left who was forked meanwhile by one that did not belong to it yet. All of `PROCS`, oldest first,
     /// and whose they are.
-    fn complete_adoptions(&mut self) -> Result<Vec<(RecoveredProcess, RunId)>, DaemonError> {
+    pub(super) fn complete_adoptions(
+        &mut self,
+    ) -> Result<Vec<(RecoveredProcess, RunId)>, DaemonError> {
         loop {
             let mut all = self.probes.procs().walk_all()?;
             all.sort_unstable_by_key(|(process, _)| process.id.by_birth());

@@ -18,8 +18,7 @@ pub(super) struct HostReading {
 
 impl Daemon {
     pub(super) fn losses(&self) -> Losses {
-        let Counts { dropped, dropped_unreaped, dropped_forks: _, failed, tracked: _ } =
-            self.lost.counts;
+        let Counts { dropped, dropped_unreaped, failed, .. } = self.lost.counts;
         Losses { dropped, dropped_unreaped, failed }
     }
 
@@ -31,7 +30,7 @@ impl Daemon {
         Ok(())
     }
 
-    async fn recover(&mut self) -> Result<(), DaemonError> {
+    pub(super) async fn recover(&mut self) -> Result<(), DaemonError> {
         let at = self.clock.now();
         let all = self.probes.procs().walk_all()?;
         self.taps.meet(&all);

@@ -149,7 +149,7 @@ impl Tap {
 
     /// What was lost since it began. `now`: by the host.
     fn counts(&self, now: Counts) -> Counts {
-        let Counts { dropped, dropped_unreaped, dropped_forks, failed, tracked: _ } = now;
+        let Counts { dropped, dropped_unreaped, dropped_forks, failed, refused, tracked: _ } = now;
         let dropped_forks = dropped_forks.saturating_sub(self.before.dropped_forks);
         Counts {
             dropped: dropped.saturating_sub(self.before.dropped) + self.dropped,
@@ -157,6 +157,7 @@ impl Tap {
                 + self.dropped_unreaped,
             dropped_forks,
             failed: failed.saturating_sub(self.before.failed),
+            refused: refused.saturating_sub(self.before.refused),
             tracked: self.descent.number(dropped_forks),
         }
     }

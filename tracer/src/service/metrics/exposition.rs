@@ -411,6 +411,11 @@ impl Figures {
             "Entries that it has room for: kernel.max_processes.",
             self.max_processes,
         )?;
+        to.gauge(
+            "tracer_processes_unknown",
+            "Processes that are there and not followed, because that table had no room for them.",
+            self.health.unknown,
+        )?;
         to.counter(
             "tracer_announcements_refused",
             "Announcements of tool calls that nobody takes: malformed, too many, or of no agent.",

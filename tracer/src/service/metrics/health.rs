@@ -47,6 +47,8 @@ pub(super) enum Stage {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Health {
     pub(super) stage: Stage,
+    /// Processes that are there and that nobody follows: the table had no room for them.
+    pub(super) unknown: u64,
     /// Probes that failed since the last one that did not.
     missed: u32,
     /// The last of them.
@@ -89,6 +91,11 @@ impl Health {
     /// Whether it sees all that happens from now on.
     pub(super) fn ready(&self) -> Result<(), Ailment> {
         match self.stage {
+            Stage::Ready if self.unknown > 0 => Err(Ailment(format!(
+                "not ready: the table of processes was full, and {} of those that are there are not \
+                 followed: raise kernel.max_processes and start tracer daemon anew",
+                self.unknown
+            ))),
             Stage::Ready => Ok(()),
             Stage::Starting => {
                 Err(Ailment("not ready: what runs on this host is still looked at".to_owned()))
@@ -120,6 +127,11 @@ mod tests {
         let mut health = Health::default();
         assert!(health.ready().unwrap_err().to_string().starts_with("not ready: "));
         health.stage = Stage::Ready;
+        assert_eq!(health.ready(), Ok(()));
+        health.unknown = 3;
+        let said = health.ready().unwrap_err().to_string();
+        assert!(said.contains("3 of those") && said.contains("kernel.max_processes"), "{said}");
+        health.unknown = 0;
         assert_eq!(health.ready(), Ok(()));
         health.stage = Stage::Stopping;
         assert!(health.ready().is_err());

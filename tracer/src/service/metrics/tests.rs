@@ -87,8 +87,14 @@ fn full() -> State {
     let run = RunSample { agent: Some("codex".to_owned()), live: 4, root: None };
     let history =
         HistoryStatus { mode: Mode::Disk, reason: None, dropped: 1, written: 2, bytes: 3 };
-    let counts =
-        Counts { dropped: 1, dropped_unreaped: 0, dropped_forks: 0, failed: 2, tracked: 3 };
+    let counts = Counts {
+        dropped: 1,
+        dropped_unreaped: 0,
+        dropped_forks: 0,
+        failed: 2,
+        refused: 0,
+        tracked: 3,
+    };
     state.sample(Sample {
         runs: vec![run.clone(), RunSample { live: 9, ..run }],
         counts,
