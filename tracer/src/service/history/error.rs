@@ -84,6 +84,16 @@ pub enum HistoryError {
         /// The database.
         path: PathBuf,
     },
+    /// Another daemon writes it.
+    #[error(
+        "keep the history {}: another tracer daemon keeps it; name another file in the configuration, \
+         [history] path",
+        shown(path)
+    )]
+    Taken {
+        /// The database.
+        path: PathBuf,
+    },
     /// A statement failed.
     #[error("use the history: {0}")]
     Statement(#[from] rusqlite::Error),
@@ -112,7 +122,7 @@ pub enum Reason {
     Newer,
     /// The file is another program's.
     Foreign,
-    /// Somebody else holds a lock on the file.
+    /// Another daemon keeps the file, or somebody else holds a lock on it.
     Busy,
     /// Something else.
     Failed,
@@ -149,6 +159,7 @@ impl HistoryError {
             Self::Damaged { .. } => Reason::Damaged,
             Self::Newer { .. } => Reason::Newer,
             Self::Foreign { .. } => Reason::Foreign,
+            Self::Taken { .. } => Reason::Busy,
             Self::Missing { .. } | Self::Older { .. } | Self::Row { .. } | Self::Stopped => {
                 Reason::Failed
             }

@@ -13,6 +13,7 @@
 
 use std::{
     collections::HashSet,
+    fs::File,
     mem,
     sync::{
         Arc,
@@ -79,6 +80,8 @@ pub(super) struct Keeper {
     origin: Origin,
     shared: Arc<Shared>,
     place: Place,
+    /// While it is held, the file is no other daemon's.
+    lock: Option<File>,
     pending: Vec<Told>,
     commit_at: Option<Instant>,
     retry_at: Option<Instant>,
@@ -93,6 +96,7 @@ impl Keeper {
             origin,
             shared,
             place: Place::Nowhere,
+            lock: None,
             pending: Vec::new(),
             commit_at: None,
             retry_at: None,
@@ -230,8 +234,11 @@ impl Keeper {
     }
 
     /// Opens the database; a damaged one is set aside, and a new one begun.
-    fn open_disk(&self) -> Result<Connection, HistoryError> {
+    fn open_disk(&mut self) -> Result<Connection, HistoryError> {
         let path = &self.options.database;
+        if self.lock.is_none() {
+            self.lock = Some(store::own(path)?);
+        }
         let connection = match store::open(path) {
             Err(error) if error.reason() == Reason::Damaged => {
                 let aside = store::set_aside(path)?;
@@ -280,7 +287,9 @@ impl Keeper {
         self.retry_at = reason.may_pass().then(|| Instant::now() + every);
         self.place = match store::in_memory(self.options.max_memory) {
             Ok(connection) => {
-                if let Err(error) = self.copy_what_stands(&connection) {
+                // What stands in another daemon's is for that one to settle.
+                let is_own = !matches!(error, HistoryError::Taken { .. });
+                if is_own && let Err(error) = self.copy_what_stands(&connection) {
                     log::debug!("what stands is not copied from disk: failed to {error}");
                 }
                 Place::Memory { connection, withdrawn: HashSet::new() }

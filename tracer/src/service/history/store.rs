@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -15,6 +15,7 @@ use super::{
     HistoryError,
     schema::{self, APPLICATION, Table},
 };
+use crate::lock;
 
 /// How long a lock of somebody else's is waited for.
 const LOCKED: Duration = Duration::from_secs(5);
@@ -144,13 +145,43 @@ fn file(what: &'static str, path: &Path, reason: io::Error) -> HistoryError {
     HistoryError::File { what, path: path.to_owned(), reason }
 }
 
+/// Has the database for oneself for as long as the file is open: of two daemons each would settle what the
+/// other has found. A file beside it is locked, because `SQLite` lets go of locks of the database itself.
+///
+/// # Errors
+/// [`HistoryError::Taken`]; the file cannot be made.
+pub(super) fn own(path: &Path) -> Result<File, HistoryError> {
+    make_folder(path)?;
+    let beside = with(path, ".lock");
+    let own = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&beside)
+        .map_err(|reason| file("lock the history with", &beside, reason))?;
+    match lock::take(&own) {
+        Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
+            Err(HistoryError::Taken { path: path.to_owned() })
+        }
+        Err(reason) => Err(file("lock the history with", &beside, reason)),
+        Ok(()) => Ok(own),
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), HistoryError> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|reason| file("make the folder of the history", folder, reason))
+}
+
 /// Makes the file where there is none, for its owner alone: it says what everybody runs. `SQLite`
 /// gives the files beside it the same permissions.
 fn make(path: &Path) -> Result<(), HistoryError> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(|reason| file("make the folder of the history", folder, reason))?;
-    }
+    make_folder(path)?;
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
         Err(reason) if reason.kind() == io::ErrorKind::AlreadyExists => Ok(()),

@@ -102,6 +102,26 @@ fn full_database_is_left_for_memory_and_taken_up_again_without_loss() {
 }
 
 #[test]
+fn database_of_another_daemon_is_left_alone_until_that_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    let mut first = open(&options);
+    first.tell(standing(0, Duration::ZERO));
+    first.commit();
+    let mut second = open(&options);
+    second.is_at(Mode::Memory, Some(Reason::Busy));
+    second.tell(standing(1, Duration::ZERO));
+    second.commit();
+    second.retry();
+    second.is_at(Mode::Memory, Some(Reason::Busy));
+    assert_eq!((first.leaks().len(), second.leaks().len()), (1, 1));
+    drop(first);
+    second.retry();
+    second.is_at(Mode::Disk, None);
+    assert_eq!(second.leaks().len(), 2);
+}
+
+#[test]
 fn receipts_that_memory_kept_are_brought_to_the_disk() {
     let folder = tempfile::tempdir().unwrap();
     let options = options(folder.path());
@@ -171,7 +191,7 @@ fn database_that_is_found_damaged_at_start_is_set_aside_and_two_are_kept() {
     }
     // And nothing else lies about.
     let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
-    assert_eq!(names.count(), 3);
+    assert_eq!(names.count(), 1 + 2 + 1, "the database, those set aside, and its lock");
 }
 
 #[test]
