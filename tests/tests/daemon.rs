@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
+use tracer_tests::binary;
 use tracer_tests::daemon::{Daemon, is_about, is_of};
 use tracer_tests::proc;
 use tracer_tests::run::{Run, Running};
@@ -69,6 +70,23 @@ fn agents_that_ran_before_the_daemon_are_adopted_with_all_below_them() {
     let of_it =
         |event: &Value| event["type"] == "invocation_opened" && is_of(event, "daemon-early");
     assert_eq!(daemon.events().into_iter().filter(of_it).count(), 1, "one run, not one a process");
+}
+
+/// As agents are installed: `claude` is a link to a file that is named by its version.
+#[test]
+fn agent_that_ran_before_the_daemon_is_known_by_the_name_of_its_link() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let link = folder.path().join("linked-agent");
+    std::os::unix::fs::symlink(binary::workload(), &link).expect("a link");
+    let running = Run::command([link.as_os_str(), "never-waits".as_ref()]).alone().start();
+    let zombie = stands(&running);
+    let rule = "[[agent]]\nname = \"linked-agent\"\nexecutables = [\"linked-agent\"]\n";
+    let daemon = Daemon::started(rule);
+    let opened = daemon.finding(zombie, "zombie", "opened");
+    assert_eq!(opened["finding"]["agent"]["name"], "linked-agent");
+    assert_eq!(opened["finding"]["parent"]["name"], "linked-agent");
+    running.release("standing");
+    drop(running.finish());
 }
 
 #[test]
@@ -150,7 +168,7 @@ fn until_kept(daemon: &Daemon, agent: &str) {
 
 /// What `tracer leaks` has.
 fn leaks(daemon: &Daemon, options: &[&str]) -> Vec<Value> {
-    let mut command = std::process::Command::new(tracer_tests::binary::tracer());
+    let mut command = std::process::Command::new(binary::tracer());
     command.args(["leaks", "--json", "--database"]).arg(daemon.path("history.db")).args(options);
     let output = command.output().expect("tracer leaks");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -164,7 +182,7 @@ fn one_daemon_at_a_time_uses_what_is_pinned() {
     // Another's sockets, and the same pins.
     let config = fs::read_to_string(daemon.path("tracer.toml")).expect("a configuration");
     fs::write(daemon.path("other.toml"), config.replace(".sock", ".other")).expect("a file");
-    let mut second = std::process::Command::new(tracer_tests::binary::tracer());
+    let mut second = std::process::Command::new(binary::tracer());
     second.args(["daemon", "--config"]).arg(daemon.path("other.toml"));
     let second = second.output().expect("tracer daemon");
     assert_eq!(second.status.code(), Some(125));
@@ -375,7 +393,7 @@ fn next_daemon_knows_what_a_hook_said() {
     let agent = tracer_tests::agents::script::Agent::new("claude", script);
     let run = Run::command(["sh", "-c", r#"cd "$FOLDER" && exec ./claude"#]).alone();
     let run = run.env("FOLDER", agent.folder().display().to_string());
-    let run = run.env("TRACER", tracer_tests::binary::tracer().display().to_string());
+    let run = run.env("TRACER", binary::tracer().display().to_string());
     let run = run.env("TRACER_SOCKET", daemon.path("announce.sock")).start();
     let pid = proc::until("the call's shell has ended", || {
         agent.folder().join("done").exists().then_some(())?;

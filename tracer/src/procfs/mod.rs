@@ -16,6 +16,7 @@
 //! the kernel did not say is `None`, never a zero. Pids are those of the PID namespace that the
 //! mount belongs to, which for `/proc` is the tracer's own.
 
+mod auxv;
 mod cgroup;
 mod clock;
 mod error;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags, openat, readlinkat, statx};
-use rustix::io::{Errno, read, retry_on_intr};
+use rustix::io::{Errno, pread, read, retry_on_intr};
 
+use super::auxv;
 use super::cgroup::{CgroupPaths, parse_cgroup};
 use super::error::{Error, Malformed, Result};
 use super::fdinfo::{FdInfo, parse_fdinfo};
@@ -28,6 +29,10 @@ const MAX_STATUS: usize = 1 << 20;
 const MAX_CGROUP: usize = 128 << 10;
 /// Most bytes that are taken of files with one short line.
 const MAX_LINE: usize = 1 << 10;
+/// Most bytes of `auxv`: the kernel has room for some 50 entries.
+const MAX_AUXV: usize = 4 << 10;
+/// `PATH_MAX`, with the NUL at its end.
+const MAX_PATH: usize = 4 << 10;
 /// Most bytes of `stack`: some 64 functions.
 const MAX_STACK: usize = 16 << 10;
 /// Longest line of a table: a mount has three paths and its options.
@@ -125,6 +130,31 @@ impl TaskDir {
     /// [`Error::is_gone`] once the task is reaped, [`Error::is_denied`].
     pub fn environment(&self, limit: usize) -> Result<Vec<u8>> {
         self.read_prefix("environ", limit)
+    }
+
+    /// Path of its program as it was given to exec, a script's own for a script; `None` where it cannot be
+    /// told. Unlike the link `exe` it is not followed to the file: `claude`, not `versions/2.1.197`. Lies in
+    /// memory that the process may write. **May wait**, as [`TaskDir::arguments`].
+    ///
+    /// # Errors
+    /// [`Error::is_gone`], also of a thread of the kernel; [`Error::is_denied`].
+    pub fn executed_path(&self) -> Result<Option<Vec<u8>>> {
+        let Some(address) = auxv::executed_path(&self.read_prefix("auxv", MAX_AUXV)?) else {
+            return Ok(None);
+        };
+        let memory = self.open("mem")?;
+        let mut path = Vec::with_capacity(MAX_PATH);
+        // It lies at the very end of the stack, so that less may be there.
+        let read = retry_on_intr(|| pread(&memory, spare_capacity(&mut path), address));
+        match read {
+            // No such page, or an address that is none.
+            Err(Errno::IO | Errno::INVAL | Errno::OVERFLOW) => return Ok(None),
+            Err(source) => return Err(self.error("read", "mem", source)),
+            Ok(_) => {}
+        }
+        let end = path.iter().position(|&byte| byte == 0);
+        path.truncate(end.unwrap_or(0));
+        Ok(Some(path).filter(|path| !path.is_empty()))
     }
 
     /// The kernel function in which it sleeps; `None` where the kernel does not say.

@@ -1,6 +1,9 @@
 //! The formats, the reader over a fake `/proc`, and the reader over real processes.
 
+use std::io::{Read as _, Write as _};
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
@@ -56,6 +59,52 @@ fn a_bad_stat_says_which_item_is_wrong() {
     assert_eq!(item(b"12 (x) S -7"), ("ppid", "u32"));
     assert_eq!(item(b"12 (x) S 7 1 99999999999"), ("session", "u32"));
     assert_eq!(item(&whole[..40]), ("num_threads", "u32"));
+}
+
+#[test]
+fn path_is_told_as_it_was_given_to_exec() {
+    let folder = tempfile::tempdir().unwrap();
+    let procfs = Procfs::of_host().unwrap();
+    let script = folder.path().join("script");
+    std::fs::write(&script, "#!/bin/sh\nread line; echo; read line\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let link = folder.path().join("linked-cat");
+    std::os::unix::fs::symlink("/bin/cat", &link).unwrap();
+    for path in [script, link] {
+        let mut command = Command::new(&path);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // `spawn` comes back in the midst of exec, when descriptors are closed.
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        let _written = child.stdout.as_mut().unwrap().read(&mut [0]).unwrap();
+        let dir = procfs.process(child.id()).unwrap();
+        assert_eq!(dir.executed_path().unwrap().unwrap(), path.as_os_str().as_bytes());
+        assert!(!dir.link("exe").unwrap().ends_with(path.file_name().unwrap().as_bytes()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(dir.executed_path().is_err_and(|error| error.is_gone()));
+    }
+    // A thread of the kernel has executed nothing.
+    let kernel_thread = procfs.pids().unwrap().into_iter().find_map(|pid| {
+        let dir = procfs.process(pid).ok()?;
+        dir.stat().is_ok_and(|stat| stat.is_kernel_thread).then_some(dir)
+    });
+    assert!(kernel_thread.is_none_or(|dir| !matches!(dir.executed_path(), Ok(Some(_)))));
+}
+
+#[test]
+fn path_that_is_not_where_it_is_said_to_be_is_not_known() {
+    let fake = FakeProc::new();
+    let words = |address: u64| [3, 1, 31, address, 0, 0].map(u64::to_ne_bytes).concat();
+    fake.task("12", 'S', 1, 7).file("12/mem", b"xx/bin/true\0...");
+    let path = |address| {
+        fake.file("12/auxv", words(address));
+        fake.open().process(12).unwrap().executed_path().unwrap()
+    };
+    assert_eq!(path(2).as_deref(), Some(&b"/bin/true"[..]));
+    // No end, nothing there, no address.
+    for address in [12, 400, u64::MAX] {
+        assert_eq!(path(address), None);
+    }
 }
 
 #[test]

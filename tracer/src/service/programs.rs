@@ -25,8 +25,10 @@ pub(super) fn seen(
 ) -> Option<ProgramSeen> {
     let (dir, _) = procfs.identify(local?, process).ok().flatten()?;
     let args = dir.arguments(MAX_ARGS).ok()?;
-    let exe = dir.link("exe").unwrap_or_default();
-    let exe = exe.strip_suffix(b" (deleted)").unwrap_or(&exe).to_vec();
+    let exe = dir.executed_path().ok().flatten().unwrap_or_else(|| {
+        let exe = dir.link("exe").unwrap_or_default();
+        exe.strip_suffix(b" (deleted)").unwrap_or(&exe).to_vec()
+    });
     let environment = dir.environment(MAX_ENVIRONMENT).unwrap_or_default();
     // Reads through one descriptor are about one process, but not about one program: it may have
     // executed another in between. Then a record of that comes behind.
