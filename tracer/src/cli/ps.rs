@@ -95,7 +95,7 @@ fn table(told: &Ps) -> String {
         table.row(vec![
             one.process.pid.to_string(),
             dash(one.agent.as_deref().map(word).unwrap_or_default()),
-            word(&one.run),
+            one.invocation(),
             one.age(),
             one.state(),
             dash(one.call().unwrap_or_default()),
@@ -209,6 +209,10 @@ fn line(one: &Told) -> String {
     if one.exit.is_some() {
         line += &format!("  {}", one.state());
     }
+    if one.is_nested_agent() {
+        let agent = one.agent.as_deref().map_or("agent".to_owned(), word);
+        line += &format!("  ({agent}, invocation {})", one.invocation());
+    }
     if let Some(call) = one.call() {
         line += &format!("  [{call}]");
     }
@@ -240,11 +244,15 @@ mod tests {
         zombie["state"] = json!("zombie");
         zombie["exit"] = json!({"code": 0});
         zombie["findings"] = json!([{"kind": "zombie", "since": null}]);
+        let mut codex = process(5, 2, "codex");
+        codex["agent"] = json!("codex");
+        codex["invocation"] = codex["id"].clone();
         let many = (10..18).map(|pid| process(pid, 3, "worker"));
-        let some = [process(1, 0, "claude"), process(2, 1, "sh"), process(3, 2, "node"), zombie];
+        let some =
+            [process(1, 0, "claude"), process(2, 1, "sh"), process(3, 2, "node"), zombie, codex];
         let all: Vec<_> = some.into_iter().chain(many).collect();
         let told = json!({
-            "schema": "tracer.ps/1", "total": 14, "processes": all,
+            "schema": "tracer.ps/1", "total": 15, "processes": all,
             "runs": [{"id": "1-1", "agent": "claude-code", "uncertain": true}],
         });
         serde_json::from_value(told).unwrap()
@@ -253,7 +261,7 @@ mod tests {
     #[test]
     fn tree_counts_many_that_are_alike() {
         insta::assert_snapshot!(tree(&told(), ALIKE));
-        assert_eq!(tree(&told(), usize::MAX).lines().count(), 1 + 12 + 2);
+        assert_eq!(tree(&told(), usize::MAX).lines().count(), 1 + 13 + 2);
     }
 
     #[test]

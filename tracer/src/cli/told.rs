@@ -36,6 +36,8 @@ pub(super) struct Run {
 pub(super) struct Told {
     pub(super) id: String,
     pub(super) run: String,
+    /// The nearest agent's, which may be nested in the run's.
+    pub(super) invocation: Option<String>,
     pub(super) agent: Option<String>,
     pub(super) state: String,
     pub(super) seconds: f64,
@@ -84,6 +86,16 @@ impl Told {
             command if command.is_empty() => self.label(),
             command => format!("{}{between}{command}", self.label()),
         }
+    }
+
+    /// The nearest agent's run.
+    pub(super) fn invocation(&self) -> String {
+        word(self.invocation.as_deref().unwrap_or(&self.run))
+    }
+
+    /// Whether it is an agent that another has started.
+    pub(super) fn is_nested_agent(&self) -> bool {
+        self.id != self.run && self.invocation.as_ref() == Some(&self.id)
     }
 
     /// Its arguments, cut.

@@ -11,7 +11,7 @@ const AT_PHDR: u64 = 3;
 /// Where in the process's memory the path is that was given to exec. Entries have the size of the program's
 /// words, and do not say which that is.
 #[must_use]
-pub fn executed_path(auxv: &[u8]) -> Option<u64> {
+pub(super) fn executed_path(auxv: &[u8]) -> Option<u64> {
     let of_words = |size: usize| {
         let number = |bytes: &[u8]| match bytes.len() {
             8 => bytes.try_into().ok().map(u64::from_ne_bytes),
@@ -36,9 +36,9 @@ mod tests {
 
     #[test]
     fn path_is_found_with_words_of_either_size() {
-        let pairs = [(33_u32, 0x70), (AT_PHDR as u32, 0x80), (AT_EXECFN as u32, 0x90), (0, 0)];
-        let narrow: Vec<_> = pairs.iter().flat_map(|&(key, value)| [key, value]).collect();
-        let wide: Vec<_> = narrow.iter().flat_map(|&word| u64::from(word).to_ne_bytes()).collect();
+        let words = [33, 0x70, AT_PHDR, 0x80, AT_EXECFN, 0x90, AT_NULL, 0];
+        let wide: Vec<_> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let narrow = words.map(|word| u32::try_from(word).unwrap());
         let narrow: Vec<_> = narrow.iter().flat_map(|word| word.to_ne_bytes()).collect();
         assert_eq!(executed_path(&wide), Some(0x90));
         assert_eq!(executed_path(&narrow), Some(0x90));
