@@ -218,9 +218,16 @@ fn another_version_s_pins_are_replaced_and_that_is_said() {
 #[test]
 fn reload_takes_what_is_right_and_keeps_what_was_where_it_is_wrong() {
     let mut daemon = Daemon::started("");
+    let early = Run::workload(["never-waits", "as=reloaded-early"]).alone().start();
+    let early_zombie = stands(&early);
     daemon.write_config("[[agent]]\nname = \"reloaded\"\narguments = [\"as=reloaded*\"]\n");
     sys::kill(daemon.pid(), libc::SIGHUP);
     daemon.until_said("goes by the new configuration");
+    // Whoever runs already is taken up, as at the start.
+    let opened = daemon.finding(early_zombie, "zombie", "opened");
+    assert_eq!(opened["finding"]["agent"]["name"], "reloaded");
+    early.release("standing");
+    drop(early.finish());
     let running = Run::workload(["never-waits", "as=reloaded"]).alone().start();
     let zombie = stands(&running);
     let opened = daemon.finding(zombie, "zombie", "opened");

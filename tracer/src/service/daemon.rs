@@ -283,7 +283,7 @@ impl Daemon {
                 delivery = signals.next() => match delivery? {
                     Delivery::Pass { signal, from_terminal: _ } => match signal.into() {
                         libc::SIGTERM | libc::SIGINT => return Ok(()),
-                        libc::SIGHUP => self.reload(),
+                        libc::SIGHUP => self.reload()?,
                         _ => {}
                     },
                     Delivery::ChildChanged => {}
@@ -469,7 +469,7 @@ impl Daemon {
     }
 
     /// Reads the configuration again, and goes by it unless it is wrong.
-    fn reload(&mut self) {
+    fn reload(&mut self) -> Result<(), DaemonError> {
         self.notifier.reloading();
         match reload(&self.config_path, &self.config) {
             Reload::Unchanged => {
@@ -503,10 +503,13 @@ impl Daemon {
                 }
                 log::set_max_level(config.log.level);
                 self.config = *config;
+                // Whom the new rules know for an agent may run already.
+                self.look_around()?;
                 log::info!("goes by the new configuration");
             }
         }
         self.notifier.ready("traces the host");
+        Ok(())
     }
 
     /// Takes in everything that is in the ring now.

@@ -25,7 +25,9 @@ pub(super) fn seen(
 ) -> Option<ProgramSeen> {
     let (dir, _) = procfs.identify(local?, process).ok().flatten()?;
     let args = dir.arguments(MAX_ARGS).ok()?;
-    let exe = dir.executed_path().ok().flatten().unwrap_or_else(|| {
+    // A path of a descriptor names no program: what it led to does.
+    let is_name = |path: &Vec<u8>| !path.starts_with(b"/proc/") && !path.starts_with(b"/dev/fd/");
+    let exe = dir.executed_path().ok().flatten().filter(is_name).unwrap_or_else(|| {
         let exe = dir.link("exe").unwrap_or_default();
         exe.strip_suffix(b" (deleted)").unwrap_or(&exe).to_vec()
     });
