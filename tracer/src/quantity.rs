@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::SpanRelativeTo;
 
+const NO_TIME: &str = "not a time, such as 300ms, 2s, 1m 30s, 24h or 30d";
 const NO_SIZE: &str = "not a size, such as 512MiB, or a number of bytes";
 
 /// `2s`, `300ms`, `1m 30s`, `0s`, `30d`. A day has 24 hours.
@@ -11,9 +12,9 @@ const NO_SIZE: &str = "not a size, such as 512MiB, or a number of bytes";
 /// # Errors
 /// It is no time, negative, or counts in months or years, which are not all equally long.
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
-    let span: jiff::Span = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    let span: jiff::Span = text.parse().map_err(|_| NO_TIME.to_owned())?;
     let exact = span.to_duration(SpanRelativeTo::days_are_24_hours());
-    let exact = exact.map_err(|error| error.to_string())?;
+    let exact = exact.map_err(|_| NO_TIME.to_owned())?;
     Duration::try_from(exact).map_err(|_| "a time cannot be negative".to_owned())
 }
 
@@ -54,11 +55,13 @@ mod tests {
             ("1h", 3_600_000),
             ("30d", 30 * 24 * 3_600_000),
             ("1d 12h", 36 * 3_600_000),
+            ("1w 2d", 9 * 24 * 3_600_000),
         ] {
             assert_eq!(time(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for wrong in ["", "5", "-1s", "s", "2 parsecs", "1mo", "1y", "99999999999999999999s"] {
-            assert!(time(wrong).is_err(), "{wrong}");
+            let said = time(wrong).unwrap_err();
+            assert!(said == NO_TIME || said.contains("negative"), "{wrong}: {said}");
         }
     }
 

@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use super::{
     exit::Status,
-    history::age,
     judge::complain,
     socket::{SocketArgs, failed},
     told::word,
 };
 use crate::{
     escape::{json_text, label, terminal_short},
+    quantity::time,
     service::control::{
         client::Stream,
         protocol::{Ask, SCHEMA},
@@ -41,7 +41,7 @@ pub(super) struct EventsArgs {
     #[arg(long)]
     follow: bool,
     /// Begin with what happened within the last so long: 90s, 10m, 1h
-    #[arg(long, value_name = "TIME", value_parser = age)]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Duration>,
     /// Print JSON, an object of the contract `tracer.event/1` a line
     #[arg(long)]

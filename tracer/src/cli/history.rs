@@ -12,6 +12,7 @@ use clap::Args;
 use super::{exit::Status, socket::SocketArgs};
 use crate::{
     lineage::FindingKind,
+    quantity::time,
     service::{
         control::protocol::Ask,
         history::{DEFAULT_DATABASE, HistoryError, Query, Reader, render},
@@ -33,7 +34,7 @@ const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 #[command(verbatim_doc_comment)]
 pub(super) struct LeaksArgs {
     /// How far to look back: 90m, 24h, 7d; in --database 24h unless another time is given
-    #[arg(long, value_name = "TIME", value_parser = age)]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Duration>,
     /// Only those of an agent of this name
     #[arg(long, value_name = "NAME")]
@@ -69,7 +70,7 @@ pub(super) struct LeaksArgs {
 #[command(verbatim_doc_comment)]
 pub(super) struct HistoryArgs {
     /// How far to look back: 90m, 24h, 7d
-    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = age)]
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = time)]
     since: Duration,
     #[command(flatten)]
     told: Told,
@@ -84,14 +85,6 @@ struct Told {
     /// The daemon's database
     #[arg(long, value_name = "FILE", default_value = DEFAULT_DATABASE)]
     database: PathBuf,
-}
-
-/// `90m`, `24h`, `7d`, `2w`; a day is 24 hours.
-pub(super) fn age(text: &str) -> Result<Duration, String> {
-    let span: jiff::Span = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    let span = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours());
-    let span = span.map_err(|error| error.to_string())?;
-    Duration::try_from(span).map_err(|_| "a time cannot be negative".to_owned())
 }
 
 /// `tracer leaks`.
@@ -152,17 +145,6 @@ mod tests {
     use clap::ValueEnum as _;
 
     use super::*;
-
-    #[test]
-    fn ages_are_of_hours_days_and_weeks() {
-        let hours = |hours: u64| Ok(Duration::from_secs(hours * 3600));
-        assert_eq!(age("24h"), hours(24));
-        assert_eq!(age("7d"), hours(7 * 24));
-        assert_eq!(age("1w 2d"), hours(9 * 24));
-        for wrong in ["", "7", "-1d", "1 month", "x"] {
-            assert!(age(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn kinds_are_spelled_as_in_the_contracts() {
