@@ -302,7 +302,13 @@ impl World {
             })
         });
         let leaks = leaks.collect();
-        line(&Leaks { schema: "tracer.leaks/1".to_owned(), at: at.clone(), total, leaks })
+        line(&Leaks {
+            schema: "tracer.leaks/1".to_owned(),
+            at: at.clone(),
+            total,
+            leaks,
+            history: None,
+        })
     }
 
     /// What leaked before, too.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, ToSql, named_params};
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, named_params};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -45,6 +45,15 @@ pub struct Leaks {
     pub total: u64,
     /// Those that are listed.
     pub leaks: Vec<Leak>,
+    /// The history that was asked; `null`: only what stands now was.
+    pub history: Option<Reach>,
+}
+
+/// How far back a history goes.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Reach {
+    /// When the first run began that it has; `null`: it has none.
+    pub first_run_at: Option<String>,
 }
 
 /// One leak, in the words of `tracer.event/1`.
@@ -209,7 +218,15 @@ pub(super) fn leaks(
     while let Some(row) = rows.next()? {
         leaks.push(leak(row, now)?);
     }
-    Ok(Leaks { schema: "tracer.leaks/1".to_owned(), at: calendar(now), total, leaks })
+    let history = Some(reach(connection)?);
+    Ok(Leaks { schema: "tracer.leaks/1".to_owned(), at: calendar(now), total, leaks, history })
+}
+
+fn reach(connection: &Connection) -> Result<Reach, HistoryError> {
+    // Rows are added in the order in which runs are told of, and go in about the same.
+    let mut first = connection.prepare("SELECT started_at FROM invocations ORDER BY id LIMIT 1")?;
+    let started_at: Option<i64> = first.query_row([], |row| row.get(0)).optional()?;
+    Ok(Reach { first_run_at: started_at.and_then(calendar) })
 }
 
 fn leak(row: &Row<'_>, now: i64) -> Result<Leak, HistoryError> {

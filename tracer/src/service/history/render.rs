@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::query::{
-    AgentTally, CauseTally, Ended, Invocations, Leak, Leaks, ProgramTally, Summary, Tally,
+    AgentTally, CauseTally, Ended, Invocations, Leak, Leaks, ProgramTally, Reach, Summary, Tally,
     ToolTally,
 };
 use crate::{
@@ -84,9 +84,13 @@ struct ToldCause {
 /// Leaks as a table, the latest first, ending in a newline.
 #[must_use]
 pub fn leaks(leaks: &Leaks) -> String {
-    let Leaks { schema: _, at: _, total, leaks } = leaks;
+    let Leaks { schema: _, at: _, total, leaks, history } = leaks;
     if leaks.is_empty() {
-        return "no leaks\n".to_owned();
+        let reach = history.as_ref().map(|Reach { first_run_at }| match first_run_at {
+            Some(at) => format!("; the history begins {}", moment(Some(at))),
+            None => "; the history has no run of an agent yet".to_owned(),
+        });
+        return format!("no leaks{}\n", reach.unwrap_or_default());
     }
     let head = ["SINCE", "FOR", "NOW", "KIND", "AGENT", "CALL", "CAUSE", "PARENT", "PROCESS"];
     let mut table = Table::new(&head);
@@ -275,7 +279,7 @@ mod tests {
             "told_at": null, "gone_at": null, "boot_over": false, "stands": stands, "kept_by": null,
             "seconds": 1.0, "finding": finding,
         });
-        let told = json!({"schema": "s", "at": null, "total": 1, "leaks": [leak]});
+        let told = json!({"schema": "s", "at": null, "total": 1, "leaks": [leak], "history": null});
         let told = serde_json::from_value::<Leaks>(told).expect("leaks");
         leaks(&told).lines().nth(1).expect("a line").to_owned()
     }

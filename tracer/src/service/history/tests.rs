@@ -383,5 +383,10 @@ fn leaks_are_a_table() {
     }
     insta::assert_snapshot!(render::leaks(&history.leaks(Query { limit: 9, ..all() }).unwrap()));
     let none = history.leaks(Query { only_standing: true, ..all() }).unwrap();
-    assert_eq!(render::leaks(&none), "no leaks\n");
+    assert_eq!(render::leaks(&none), "no leaks; the history has no run of an agent yet\n");
+    let outcome = sample::blamed();
+    history.tell(&news_at(outcome.epoch_offset, What::Opened(run(outcome))));
+    let none = history.leaks(Query { only_standing: true, ..all() }).unwrap();
+    let said = "no leaks; the history begins 2026-03-01 12:16:40Z\n";
+    assert_eq!(render::leaks(&none), said);
 }
