@@ -433,6 +433,21 @@ impl Running {
         })
     }
 
+    /// Waits until the workload `never-waits` holds with its first child dead and unreaped: that child.
+    #[track_caller]
+    pub fn standing_zombie(&self) -> Pid {
+        self.held("standing");
+        let child = self.fact("parent").pids_of("children").first().copied();
+        child.and_then(|pid| pid.try_into().ok()).expect("a child")
+    }
+
+    /// Lets it go on from there, and waits for its end.
+    #[track_caller]
+    pub fn stand_no_more(self) {
+        self.release("standing");
+        drop(self.finish());
+    }
+
     #[track_caller]
     fn wait(
         &self,

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tracer_tests::binary;
 use tracer_tests::daemon::{Daemon, is_about, is_of};
 use tracer_tests::proc;
-use tracer_tests::run::{Run, Running};
+use tracer_tests::run::Run;
 use tracer_tests::sys;
 
 /// A workload that is an agent of this name.
@@ -15,25 +15,17 @@ fn agent(name: &str, args: &[&str]) -> Run {
     Run::workload(args.iter().copied()).alone().env("TRACER_AGENT", name)
 }
 
-/// A parent that lets a child stand, and is held there.
-fn stands(running: &Running) -> i32 {
-    running.held("standing");
-    let child = running.fact("parent").pids_of("children").first().copied();
-    child.and_then(|pid| pid.try_into().ok()).expect("a child")
-}
-
 #[test]
 fn zombie_of_an_agent_is_found_while_it_stands_and_told_when_it_goes() {
     let daemon = Daemon::started("");
     let running = agent("daemon-zombie", &["never-waits"]).start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     let opened = daemon.finding(zombie, "zombie", "opened");
     assert_eq!(opened["schema"], "tracer.event/1");
     assert_eq!(opened["finding"]["cause"]["code"], "parent_never_waits");
     assert_eq!(opened["finding"]["agent"]["name"], "daemon-zombie");
     assert_eq!(opened["finding"]["parent"]["pid"], running.fact("parent").pid);
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
     daemon.finding(zombie, "zombie", "gone");
 }
 
@@ -56,7 +48,7 @@ fn process_that_outlives_its_agent_is_a_survivor_until_it_ends() {
 #[test]
 fn agents_that_ran_before_the_daemon_are_adopted_with_all_below_them() {
     let running = agent("daemon-early", &["never-waits", "deep=yes"]).start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     let daemon = Daemon::started("");
     let opened = daemon.finding(zombie, "zombie", "opened");
     let lineage = opened["finding"]["lineage"].as_array().expect("a lineage");
@@ -65,8 +57,7 @@ fn agents_that_ran_before_the_daemon_are_adopted_with_all_below_them() {
     assert_eq!(pids, expected.map(|pid| Some(pid.into())));
     // What it waited for before is not known, so nothing is said of it.
     assert_eq!(opened["finding"]["cause"]["code"], "parent_has_not_reaped");
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
     let of_it =
         |event: &Value| event["type"] == "invocation_opened" && is_of(event, "daemon-early");
     assert_eq!(daemon.events().into_iter().filter(of_it).count(), 1, "one run, not one a process");
@@ -79,28 +70,26 @@ fn agent_that_ran_before_the_daemon_is_known_by_the_name_of_its_link() {
     let link = folder.path().join("linked-agent");
     std::os::unix::fs::symlink(binary::workload(), &link).expect("a link");
     let running = Run::command([link.as_os_str(), "never-waits".as_ref()]).alone().start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     let rule = "[[agent]]\nname = \"linked-agent\"\nexecutables = [\"linked-agent\"]\n";
     let daemon = Daemon::started(rule);
     let opened = daemon.finding(zombie, "zombie", "opened");
     assert_eq!(opened["finding"]["agent"]["name"], "linked-agent");
     assert_eq!(opened["finding"]["parent"]["name"], "linked-agent");
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
 }
 
 #[test]
 fn processes_of_no_agent_are_nobody_s() {
     let daemon = Daemon::started("");
     let other = Run::workload(["never-waits"]).alone().start();
-    let zombie = stands(&other);
+    let zombie = other.standing_zombie();
     let running = agent("daemon-witness", &["never-waits"]).start();
-    let witness = stands(&running);
+    let witness = running.standing_zombie();
     daemon.finding(witness, "zombie", "opened");
     assert!(!daemon.events().iter().any(|event| is_about(event, zombie, "zombie")));
     for one in [other, running] {
-        one.release("standing");
-        drop(one.finish());
+        one.stand_no_more();
     }
 }
 
@@ -108,7 +97,7 @@ fn processes_of_no_agent_are_nobody_s() {
 fn next_daemon_goes_on_with_what_the_one_before_knew() {
     let mut daemon = Daemon::started("");
     let running = agent("daemon-kept", &["never-waits"]).start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     daemon.finding(zombie, "zombie", "opened");
     until_kept(&daemon, "daemon-kept");
     daemon.kill();
@@ -124,8 +113,7 @@ fn next_daemon_goes_on_with_what_the_one_before_knew() {
         is_about(event, zombie, "zombie") && event["change"] == "changed"
     });
     assert_eq!(again["finding"]["state"], "open");
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
     daemon.finding(zombie, "zombie", "gone");
     let news = daemon.events().split_off(before);
     let opened_anew =
@@ -140,11 +128,10 @@ fn next_daemon_goes_on_with_what_the_one_before_knew() {
 fn what_goes_while_the_daemon_is_down_stands_no_more_in_its_history() {
     let mut daemon = Daemon::started("");
     let running = agent("daemon-gone", &["never-waits"]).start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     until_kept(&daemon, "daemon-gone");
     assert!(daemon.stop().success());
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
     proc::until("the zombie is reaped", || (!sys::exists(zombie)).then_some(()));
     daemon.start();
     proc::until("history lets go of it", || {
@@ -210,33 +197,30 @@ fn another_version_s_pins_are_replaced_and_that_is_said() {
     assert!(daemon.said().contains("replaced"), "{}", daemon.said());
     assert!(!daemon.pins().join("v0").exists());
     let running = agent("daemon-replaced", &["never-waits"]).start();
-    daemon.finding(stands(&running), "zombie", "opened");
-    running.release("standing");
-    drop(running.finish());
+    daemon.finding(running.standing_zombie(), "zombie", "opened");
+    running.stand_no_more();
 }
 
 #[test]
 fn reload_takes_what_is_right_and_keeps_what_was_where_it_is_wrong() {
     let mut daemon = Daemon::started("");
     let early = Run::workload(["never-waits", "as=reloaded-early"]).alone().start();
-    let early_zombie = stands(&early);
+    let early_zombie = early.standing_zombie();
     daemon.write_config("[[agent]]\nname = \"reloaded\"\narguments = [\"as=reloaded*\"]\n");
     sys::kill(daemon.pid(), libc::SIGHUP);
     daemon.until_said("goes by the new configuration");
     // Whoever runs already is taken up, as at the start.
     let opened = daemon.finding(early_zombie, "zombie", "opened");
     assert_eq!(opened["finding"]["agent"]["name"], "reloaded");
-    early.release("standing");
-    drop(early.finish());
+    early.stand_no_more();
     let running = Run::workload(["never-waits", "as=reloaded"]).alone().start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     let opened = daemon.finding(zombie, "zombie", "opened");
     assert_eq!(opened["finding"]["agent"]["name"], "reloaded");
     daemon.write_config("[[agent]]\nnane = \"wrong\"\n");
     sys::kill(daemon.pid(), libc::SIGHUP);
     daemon.until_said("did you mean");
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
     daemon.finding(zombie, "zombie", "gone");
 }
 
@@ -280,7 +264,7 @@ fn daemon_that_is_killed_again_and_again_finds_what_there_is_and_nothing_else() 
         if turn == 0 {
             daemon.kill();
         }
-        let zombie = stands(&running);
+        let zombie = running.standing_zombie();
         if turn == 1 {
             daemon.kill();
         }
@@ -308,8 +292,7 @@ fn daemon_that_is_killed_again_and_again_finds_what_there_is_and_nothing_else() 
         shown.is_empty().then_some(())
     });
     for running in standing {
-        running.release("standing");
-        drop(running.finish());
+        running.stand_no_more();
     }
     for (survivor, left) in survivors {
         sys::kill(survivor, libc::SIGKILL);
@@ -381,8 +364,7 @@ fn next_daemon_knows_whose_call_it_was() {
         assert_eq!(call_of(&daemon, *pid), *call, "{pid}");
     }
     for run in running {
-        run.release("standing");
-        drop(run.finish());
+        run.stand_no_more();
     }
 }
 
@@ -425,7 +407,7 @@ fn next_daemon_knows_what_a_hook_said() {
 fn next_daemon_notes_once_what_the_one_before_had_noted() {
     let mut daemon = Daemon::started("");
     let running = agent("daemon-noted", &["never-waits"]).start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     daemon.finding(zombie, "zombie", "opened");
     let mut noted = || {
         assert!(daemon.stop().success());
@@ -437,8 +419,7 @@ fn next_daemon_notes_once_what_the_one_before_had_noted() {
     let (first, second) = (noted(), noted());
     assert!(0 < first && first <= second, "{first} {second}");
     assert_eq!((noted(), noted()), (second, second));
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
 }
 
 /// `PROCS` has room for one process a pid.
@@ -495,26 +476,23 @@ fn agent_that_gives_its_children_a_session_is_known_by_that() {
         Run::workload(["never-waits"]).alone().under(command.iter().copied()).start()
     };
     let running = under(&["python3", "-c", line]);
-    let finding = daemon.finding(stands(&running), "zombie", "opened");
+    let finding = daemon.finding(running.standing_zombie(), "zombie", "opened");
     let agent = &finding["finding"]["agent"];
     assert_eq!((&agent["name"], &agent["session_id"]), (&"giver".into(), &"s-1".into()));
     let python = proc::ppid(running.fact("parent").pid).expect("it waits");
     assert_eq!(agent["pid"], python, "{finding:#}");
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
     // A person who set it in a shell.
     let shell = under(&["sh", "-c", "DAEMON_TEST_SESSION=s-2 \"$@\"; true", "sh"]);
-    let nobodys = stands(&shell);
+    let nobodys = shell.standing_zombie();
     until_another_is_told(&daemon);
-    shell.release("standing");
-    drop(shell.finish());
+    shell.stand_no_more();
     assert!(!daemon.events().iter().any(|event| is_about(event, nobodys, "zombie")));
 }
 
 /// Lets an agent come and be told of: whatever came before it would have been.
 fn until_another_is_told(daemon: &Daemon) {
     let running = agent("daemon-later", &["never-waits"]).start();
-    daemon.finding(stands(&running), "zombie", "opened");
-    running.release("standing");
-    drop(running.finish());
+    daemon.finding(running.standing_zombie(), "zombie", "opened");
+    running.stand_no_more();
 }

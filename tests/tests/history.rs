@@ -13,8 +13,7 @@ fn agent(name: &str) -> Run {
 
 fn finish(running: Running) {
     running.held("standing");
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
 }
 
 /// Columns of an agent's one run, once it is kept and they are such.

@@ -94,8 +94,7 @@ fn prometheus_scrapes_what_agents_leave_and_evaluates_the_rules() {
     let targets = prometheus.api("/api/v1/targets");
     assert_eq!(targets["activeTargets"][0]["lastError"], "", "{targets:#}");
 
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
     sys::kill(survivor, libc::SIGKILL);
     drop(left);
     prometheus.until(zombies, |zombies| zombies == 0.0);
@@ -179,8 +178,7 @@ fn daemon_without_room_for_all_that_is_there_is_not_ready() {
     proc::until_within(3 * sys::patience(), "it to be ready", || ready().then_some(()));
     assert_eq!(unknown(&get(&address, "/metrics").1), 0.0);
     daemon.finding(running.fact("zombie").pid, "zombie", "opened");
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
 }
 
 #[test]
@@ -212,8 +210,7 @@ fn zombies_of_the_host_are_counted_whoever_s_they_are() {
     let daemon = Daemon::started(METRICS);
     let address = scrape::address(&daemon);
     until(&address, "tracer_host_zombie_processes", |zombies| zombies >= 1.0);
-    other.release("standing");
-    drop(other.finish());
+    other.stand_no_more();
 }
 
 #[test]
@@ -246,8 +243,7 @@ fn who_asks_is_counted_and_who_is_traced_for() {
     let running = run.start();
     running.held("standing");
     until(&address, "tracer_traced_commands", |commands| commands == 1.0);
-    running.release("standing");
-    drop(running.finish());
+    running.stand_no_more();
     until(&address, "tracer_traced_commands", |commands| commands == 0.0);
     let of = |result: &str| format!("tracer_control_requests_total{{result=\"{result}\"}}");
     let before = until(&address, &of("answered"), |answered| answered >= 1.0);

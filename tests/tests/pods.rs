@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tracer_tests::api_server::{ApiServer, pod};
 use tracer_tests::cgroup::{self, Cgroup};
 use tracer_tests::daemon::Daemon;
-use tracer_tests::run::{Run, Running};
+use tracer_tests::run::Run;
 use tracer_tests::{binary, proc, scrape, skip, sys};
 
 const NODE: &str = "node-1";
@@ -79,18 +79,6 @@ fn daemon(server: &ApiServer, more: &str) -> Daemon {
     daemon
 }
 
-/// A parent that lets a child stand, and is held there.
-fn stands(running: &Running) -> i32 {
-    running.held("standing");
-    let child = running.fact("parent").pids_of("children").first().copied();
-    child.and_then(|pid| pid.try_into().ok()).expect("a child")
-}
-
-fn ends(running: Running) {
-    running.release("standing");
-    drop(running.finish());
-}
-
 /// What a subcommand of tracer says to `--json`.
 fn asked(daemon: &Daemon, args: &[&str]) -> Value {
     let mut command = Command::new(binary::tracer());
@@ -117,7 +105,7 @@ fn whatever_is_told_of_a_process_names_its_pod() {
     let daemon = daemon(&server, "");
     let name = format!("pods-{}", std::process::id());
     let running = container.agent(&name, &["never-waits"]).start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     let finding = daemon.finding(zombie, "zombie", "opened");
     assert_eq!(finding["finding"]["process"]["container"], container.told(), "{finding:#}");
     let opened = opened(&daemon, &name);
@@ -142,7 +130,7 @@ fn whatever_is_told_of_a_process_names_its_pod() {
     let blamed = &blamed["processes"][0];
     assert_eq!(blamed["process"]["container"], container.told(), "{blamed:#}");
     assert_eq!(blamed["found"][0]["process"]["container"], container.told(), "{blamed:#}");
-    ends(running);
+    running.stand_no_more();
 }
 
 #[test]
@@ -170,7 +158,7 @@ fn first_process_of_a_container_is_the_agent_of_its_pod() {
     server.apply(container.metadata());
     let daemon = daemon(&server, RULE);
     let running = container.inside(&["never-waits", "deep=yes"]).start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     let finding = daemon.finding(zombie, "zombie", "opened");
     assert_eq!(finding["finding"]["agent"]["name"], "reviewer", "{finding:#}");
     assert_eq!(finding["finding"]["agent"]["pid"], running.fact("root").pid, "{finding:#}");
@@ -178,7 +166,7 @@ fn first_process_of_a_container_is_the_agent_of_its_pod() {
     let opened = opened(&daemon, "reviewer");
     assert_eq!(opened.len(), 1, "{opened:#?}");
     assert_eq!(opened[0]["invocation"]["root"]["pid"], running.fact("root").pid);
-    ends(running);
+    running.stand_no_more();
 }
 
 #[test]
@@ -187,7 +175,7 @@ fn container_whose_pod_becomes_known_later_is_looked_at_again() {
     let server = ApiServer::of_node(NODE);
     let daemon = daemon(&server, RULE);
     let running = container.inside(&["never-waits", "deep=yes"]).start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     // First without the label that the rule asks for.
     server.apply(pod("reviewer-7d4b", &container.uid, &[]));
     server.apply(container.metadata());
@@ -197,7 +185,7 @@ fn container_whose_pod_becomes_known_later_is_looked_at_again() {
         opened(&daemon, "reviewer")[0]["invocation"]["root"]["pid"],
         running.fact("root").pid
     );
-    ends(running);
+    running.stand_no_more();
 }
 
 #[test]
@@ -206,7 +194,7 @@ fn containers_that_ran_before_the_daemon_are_agents_too() {
     let server = ApiServer::of_node(NODE);
     server.apply(container.metadata());
     let running = container.inside(&["never-waits", "deep=yes"]).start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     let mut daemon = daemon(&server, RULE);
     let finding = daemon.finding(zombie, "zombie", "opened");
     assert_eq!(finding["finding"]["agent"]["name"], "reviewer", "{finding:#}");
@@ -224,7 +212,7 @@ fn containers_that_ran_before_the_daemon_are_agents_too() {
     let news = daemon.events().split_off(before);
     let runs = news.iter().filter(|event| event["type"] == "invocation_opened");
     assert_eq!(runs.count(), 1, "{news:#?}");
-    ends(running);
+    running.stand_no_more();
 }
 
 #[test]
@@ -234,20 +222,20 @@ fn what_is_put_into_a_container_later_is_no_agent_for_that() {
     server.apply(container.metadata());
     let daemon = daemon(&server, RULE);
     let running = container.inside(&["never-waits"]).start();
-    stands(&running);
+    running.standing_zombie();
     daemon.event("the container is an agent", |event| event["invocation"]["agent"] == "reviewer");
     // As a probe or `kubectl exec` is.
     let probe = container.inside(&["never-waits"]).start();
-    let nobodys = stands(&probe);
+    let nobodys = probe.standing_zombie();
     // What comes behind it is told.
     let witness =
         Run::workload(["never-waits"]).alone().env("TRACER_AGENT", "pods-witness").start();
-    daemon.finding(stands(&witness), "zombie", "opened");
+    daemon.finding(witness.standing_zombie(), "zombie", "opened");
     assert_eq!(opened(&daemon, "reviewer").len(), 1);
     let of_probe = |event: &Value| event["finding"]["process"]["pid"] == nobodys;
     assert!(!daemon.events().iter().any(of_probe));
     for one in [probe, witness, running] {
-        ends(one);
+        one.stand_no_more();
     }
 }
 
@@ -258,11 +246,11 @@ fn pod_of_another_label_is_no_agent_and_named_all_the_same() {
     server.apply(pod("web", &container.uid, &[("agents.example/agent", "preview-1")]));
     let daemon = daemon(&server, RULE);
     let running = container.agent("pods-other", &["never-waits"]).start();
-    let finding = daemon.finding(stands(&running), "zombie", "opened");
+    let finding = daemon.finding(running.standing_zombie(), "zombie", "opened");
     assert_eq!(finding["finding"]["agent"]["name"], "pods-other");
     assert_eq!(finding["finding"]["process"]["container"]["pod"]["name"], "web");
     assert!(opened(&daemon, "reviewer").is_empty());
-    ends(running);
+    running.stand_no_more();
 }
 
 #[test]
@@ -274,13 +262,13 @@ fn without_an_api_server_pods_have_no_names_and_all_else_is_as_before() {
     daemon.until_said("failed to watch the pods of this node");
     assert!(daemon.said().contains("pods is forbidden"), "{}", daemon.said());
     let running = container.agent("pods-without", &["never-waits"]).start();
-    let finding = daemon.finding(stands(&running), "zombie", "opened");
+    let finding = daemon.finding(running.standing_zombie(), "zombie", "opened");
     let found = &finding["finding"]["process"]["container"];
     assert_eq!(
         *found,
         json!({"id": container.id, "runtime": "containerd", "pod_uid": container.uid, "pod": null})
     );
-    ends(running);
+    running.stand_no_more();
 }
 
 #[test]
@@ -295,10 +283,10 @@ fn agents_are_known_by_their_cgroups() {
     let workload = || Run::workload(["never-waits", "deep=yes"]).alone().under(cgroup.enter());
     // One that runs before the daemon, and one that begins.
     let early = workload().start();
-    let early_zombie = stands(&early);
+    let early_zombie = early.standing_zombie();
     let daemon = Daemon::started(&rule);
     let running = workload().start();
-    let zombie = stands(&running);
+    let zombie = running.standing_zombie();
     for (zombie, running) in [(early_zombie, &early), (zombie, &running)] {
         let finding = daemon.finding(zombie, "zombie", "opened");
         assert_eq!(finding["finding"]["agent"]["name"], "placed", "{finding:#}");
@@ -323,7 +311,7 @@ fn agents_are_known_by_their_cgroups() {
     }
     drop(shell.finish());
     for one in [early, running] {
-        ends(one);
+        one.stand_no_more();
     }
 }
 

@@ -8,15 +8,8 @@ use tracer_tests::{bpf, history, proc, sys};
 /// A parent of this agent that lets a child stand, and the child.
 fn zombie(name: &str) -> (Running, sys::Pid) {
     let running = Run::workload(["never-waits"]).alone().env("TRACER_AGENT", name).start();
-    running.held("standing");
-    let child = running.fact("parent").pids_of("children").first().copied();
-    let child = child.and_then(|pid| pid.try_into().ok()).expect("a child");
+    let child = running.standing_zombie();
     (running, child)
-}
-
-fn leave(running: Running) {
-    running.release("standing");
-    drop(running.finish());
 }
 
 #[test]
@@ -30,11 +23,9 @@ fn what_was_over_is_not_told_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = Run::shell(script).alone().env("TRACER_AGENT", "restarts-over");
     let running = run.env("FOLDER", folder.path().display().to_string()).start();
-    running.held("standing");
-    let child = running.fact("parent").pids_of("children").first().copied().expect("a child");
-    let child = sys::Pid::try_from(child).expect("a pid");
+    let child = running.standing_zombie();
     daemon.finding(child, "zombie", "opened");
-    leave(running);
+    running.stand_no_more();
     daemon.finding(child, "zombie", "gone");
     let left = std::fs::read_to_string(folder.path().join("left")).expect("it was written");
     let left: sys::Pid = left.trim().parse().expect("a pid");
@@ -55,7 +46,7 @@ fn what_was_over_is_not_told_again() {
         let (later, other) = zombie("restarts-later");
         daemon.finding(other, "zombie", "opened");
         let told = daemon.events().split_off(before);
-        leave(later);
+        later.stand_no_more();
         let again: Vec<_> = told
             .iter()
             .filter(|event| is_of(event, "restarts-over"))
@@ -96,7 +87,7 @@ fn dead_that_are_not_there_any_more_are_let_go_of() {
     assert!(entry(NOBODY).is_none(), "the next daemon lets go of it before it goes on");
     let known = daemon.asked(&["ps"])["processes"].to_string();
     assert!(!known.contains(&NOBODY.to_string()), "{known}");
-    leave(running);
+    running.stand_no_more();
     daemon.finding(child, "zombie", "gone");
 }
 
@@ -115,7 +106,7 @@ fn survivor_that_is_killed_while_no_daemon_looks_is_no_zombie_of_its_parent_s() 
     proc::until("it is reaped", || (!sys::exists(left)).then_some(()));
     let (later, other) = zombie("restarts-later");
     daemon.finding(other, "zombie", "opened");
-    leave(later);
+    later.stand_no_more();
     assert!(!daemon.events().iter().any(|event| is_about(event, left, "zombie")));
     drop(finished);
 }

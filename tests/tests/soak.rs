@@ -57,8 +57,7 @@ impl Leaks {
             assert_eq!(told["finding"]["parent"]["pid"], parent.pid);
         }
         self.found(daemon, survivor, "survivor");
-        zombies.release("standing");
-        drop(zombies.finish());
+        zombies.stand_no_more();
         let left = leaving.finish();
         sys::kill(survivor, libc::SIGKILL);
         drop(left);
