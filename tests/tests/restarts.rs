@@ -12,6 +12,14 @@ fn zombie(name: &str) -> (Running, sys::Pid) {
     (running, child)
 }
 
+/// What an event is about, in a few words.
+fn brief(event: &Value) -> String {
+    let (finding, process) = (&event["finding"], &event["finding"]["process"]);
+    let words =
+        [&event["type"], &event["change"], &finding["kind"], &process["pid"], &process["name"]];
+    format!("{words:?}, since {}", finding["since"])
+}
+
 #[test]
 fn what_was_over_is_not_told_again() {
     let mut daemon = Daemon::started("");
@@ -51,6 +59,7 @@ fn what_was_over_is_not_told_again() {
             .iter()
             .filter(|event| is_of(event, "restarts-over"))
             .filter(|event| !is_about(event, left, "survivor") && !is_about(event, left, "orphan"))
+            .map(brief)
             .collect();
         assert!(again.is_empty(), "{again:#?}");
         let opened =
