@@ -58,13 +58,16 @@ fn what_was_over_is_not_told_again() {
         let again: Vec<_> = told
             .iter()
             .filter(|event| is_of(event, "restarts-over"))
-            .filter(|event| !is_about(event, left, "survivor") && !is_about(event, left, "orphan"))
+            // What stands is told as it is now: on a slow machine it has outlived its call as well.
+            .filter(|event| event["finding"]["process"]["pid"] != left)
             .map(brief)
             .collect();
         assert!(again.is_empty(), "{again:#?}");
-        let opened =
-            |event: &&Value| is_about(event, left, "survivor") && event["change"] == "opened";
-        assert_eq!(told.iter().find(opened), None);
+        let is_opened = |event: &&Value| {
+            event["finding"]["process"]["pid"] == left && event["change"] == "opened"
+        };
+        let opened: Vec<_> = told.iter().filter(is_opened).map(brief).collect();
+        assert!(opened.is_empty(), "{opened:#?}");
     }
     sys::kill(left, libc::SIGKILL);
     daemon.finding(left, "survivor", "gone");
