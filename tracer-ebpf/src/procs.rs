@@ -183,6 +183,16 @@ pub(crate) fn insert(pid: u32, value: &Proc, is_last: bool) -> bool {
     true
 }
 
+/// Enters a process that was there, unless its own fork's hook has just done so: that knows more. `false`: that
+/// has, or the map is full or busy.
+#[inline(always)]
+pub(crate) fn insert_found(group: Group, value: &Proc) -> bool {
+    if PROCS.insert(&group.pid, value, BPF_NOEXIST.into()).is_ok() {
+        return true;
+    }
+    find(group).is_none() && insert(group.pid, value, true)
+}
+
 /// The process is gone: its entry goes too, or stays as a tombstone while processes that it
 /// forked have entries.
 #[inline(always)]

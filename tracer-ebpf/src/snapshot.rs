@@ -73,7 +73,7 @@ fn enter(task: Task, pid: u32) {
     set!(value, local_pid, inner.local);
     set!(value, namespace_pid, inner.innermost);
     set!(value, namespace_level, inner.level);
-    if !procs::insert(pid, value.as_proc(), true) {
+    if !procs::insert_found(group, value.as_proc()) {
         return;
     }
     let Some(entry) = procs::find(group) else { return };
