@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::Daemon;
 use crate::{
-    lineage::FindingKind,
+    kernel::evidence,
+    lineage::{FindingKind, ProcessId},
     service::history::{LostRun, Settlement},
 };
 
@@ -26,25 +27,40 @@ impl Daemon {
         self.settles_at = (!is_done).then(|| Instant::now() + SETTLES_AGAIN);
     }
 
+    /// Whether procfs knows it.
+    fn is_there(&self, process: ProcessId, local: Option<u32>) -> bool {
+        local.is_some_and(|local| matches!(self.procfs.identify(local, process), Ok(Some(_))))
+    }
+
     fn settle_findings(&mut self) {
         let at = self.clock.now();
         let (procs, epoch_offset) = (self.probes.procs(), self.epoch_offset);
         let all = self.outlets.inherited().findings().filter_map(|open| {
             let entry = procs.entry(open.process).map(|(entry, ..)| entry);
             let ended = entry.as_ref().and_then(|entry| entry.exit).map(|(at, _)| at);
+            let mut is_free = false;
             let gone_at = match (open.kind, entry.as_ref()) {
+                // The table may have had no room for it.
+                (_, None) if self.is_there(open.process, open.local_pid) => return None,
                 (_, None) => at,
                 (FindingKind::Zombie, Some(entry)) if entry.reaped => at,
                 // Nobody but its parent can have put it right.
                 (FindingKind::Zombie, Some(_)) => return None,
+                (FindingKind::Stuck, Some(_)) if ended.is_none() => {
+                    // One that sleeps so still is found again after a while.
+                    let local = open.local_pid?;
+                    is_free = evidence::sample(&self.procfs, local, open.process).is_none();
+                    is_free.then_some(at)?
+                }
                 (_, Some(_)) => ended?,
             };
             // Whoever reaped it was its own parent, if that lives.
             let lives = |pid| self.procfs.process(pid).and_then(|dir| dir.stat()).ok();
             let is_older = |ticks| ticks <= self.procfs.start_ticks(open.told_at.0);
             let parent = open.parent.and_then(lives);
-            let is_resolved = open.kind == FindingKind::Zombie
-                && parent.is_some_and(|parent| is_older(parent.start_ticks));
+            let is_resolved = is_free
+                || open.kind == FindingKind::Zombie
+                    && parent.is_some_and(|parent| is_older(parent.start_ticks));
             let (process, kind) = (open.process, open.kind);
             Some(Settlement { process, kind, at: gone_at, epoch_offset, is_resolved })
         });
@@ -60,6 +76,8 @@ impl Daemon {
         let (procs, epoch_offset) = (self.probes.procs(), self.epoch_offset);
         let all = self.outlets.inherited().runs().filter_map(|(root, run)| {
             let ended_at = match procs.entry(root) {
+                // The table may have had no room for it; who has the pid in the initial PID namespace is known.
+                None if self.is_there(root, Some(root.pid)) => return None,
                 None => run.ended_at.unwrap_or(now),
                 Some((entry, ..)) => entry.exit?.0,
             };
