@@ -1,5 +1,7 @@
 //! What a daemon says after another, and what it finds in the kernel's table that nobody told it of.
 
+use std::path::Path;
+
 use serde_json::Value;
 use tracer_tests::daemon::{Daemon, is_about, is_of};
 use tracer_tests::run::{Run, Running};
@@ -156,4 +158,98 @@ fn what_outlived_its_call_is_found_by_the_next_daemon_though_the_agent_has_ended
     sys::kill(left, libc::SIGKILL);
     daemon.finding(left, "outlived_call", "resolved");
     drop(finished);
+}
+
+/// Holds an agent until this file is there, and then has it go on with this.
+fn after(go: &Path, then: &str) -> Run {
+    let script = format!(": > \"$GO.ready\"; while [ ! -e \"$GO\" ]; do sleep 0.02; done; {then}");
+    Run::shell(&script).alone().env("GO", go.display().to_string())
+}
+
+/// The run of this agent, as the daemon has it.
+fn run_of(daemon: &Daemon, agent: &str) -> Option<Value> {
+    let runs = daemon.asked(&["ps"])["runs"].as_array().cloned().unwrap_or_default();
+    runs.into_iter().find(|run| run["agent"] == agent)
+}
+
+/// What was announced before the first daemon listened is not known to the second either.
+#[test]
+fn call_that_seemed_to_be_open_alone_is_as_little_believed_by_the_next_daemon() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let go = folder.path().join("go");
+    let mut daemon = Daemon::configured("");
+    let run =
+        after(&go, "exec \"$WORKLOAD\" parallel-calls threads=3 one=yes how=window stays=yes");
+    let run = run.env("TRACER_AGENT", "restarts-deaf");
+    let running = run.env("TRACER_SOCKET", daemon.path("announce.sock")).start();
+    proc::until("it runs", || go.with_extension("ready").exists().then_some(()));
+    daemon.start();
+    proc::until("the agent is known", || run_of(&daemon, "restarts-deaf"));
+    std::fs::write(&go, "").expect("a file");
+    running.held("standing");
+    let pid = running.fact("call_0").pid;
+    let heard = |daemon: &Daemon| {
+        let run = run_of(daemon, "restarts-deaf")?;
+        (run["stats"]["announcements"].as_u64() >= Some(1)).then_some(())
+    };
+    let call = |daemon: &Daemon| {
+        let told = daemon.asked(&["blame", &pid.to_string()]);
+        let told = told["processes"][0]["tool_call"]["confidence"].clone();
+        told.as_str().map(str::to_owned)
+    };
+    proc::until("the daemon has heard it", || heard(&daemon));
+    assert_eq!(call(&daemon).as_deref(), Some("none"));
+    for _ in 0..2 {
+        daemon.kill();
+        daemon.start();
+        assert_eq!(call(&daemon).as_deref(), Some("none"));
+    }
+    running.stand_no_more();
+}
+
+/// Records of a run that is over may lie behind the beginning of another.
+#[test]
+fn run_that_begins_while_no_daemon_looks_has_no_number_of_one_before() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let go = folder.path().join("go");
+    let mut daemon = Daemon::started("");
+    let run = after(&go, "exec \"$WORKLOAD\" never-waits").env("TRACER_AGENT", "restarts-old");
+    let old = run.start();
+    proc::until("the agent is known", || run_of(&daemon, "restarts-old"));
+    daemon.kill();
+    let (new, zombie_of_new) = zombie("restarts-new");
+    std::fs::write(&go, "").expect("a file");
+    let zombie_of_old = old.standing_zombie();
+    old.stand_no_more();
+    daemon.start();
+    let found = daemon.finding(zombie_of_new, "zombie", "opened");
+    assert_eq!(found["finding"]["agent"]["name"], "restarts-new");
+    let run = run_of(&daemon, "restarts-new").expect("its run");
+    assert_eq!(run["stats"]["processes"], 2, "{run:#}");
+    let of_old = |event: &Value| {
+        event["finding"]["process"]["pid"] == zombie_of_old && is_of(event, "restarts-new")
+    };
+    assert!(!daemon.events().iter().any(of_old));
+    new.stand_no_more();
+}
+
+#[test]
+fn what_did_not_fit_the_ring_while_no_daemon_read_it_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (go, done) = (folder.path().join("go"), folder.path().join("done"));
+    let mut daemon = Daemon::configured("").with_ring_bytes(4096);
+    daemon.start();
+    let forks = r#"number=0; while [ $number -lt 200 ]; do (:); number=$((number + 1)); done
+        : > "$DONE"; exec "$WORKLOAD" never-waits"#;
+    let run = after(&go, forks).env("TRACER_AGENT", "restarts-lossy");
+    let running = run.env("DONE", done.display().to_string()).start();
+    proc::until("the agent is known", || run_of(&daemon, "restarts-lossy"));
+    daemon.kill();
+    std::fs::write(&go, "").expect("a file");
+    running.held("standing");
+    daemon.start();
+    let run = run_of(&daemon, "restarts-lossy").expect("its run");
+    assert!(run["stats"]["dropped"].as_u64() > Some(0), "{run:#}");
+    assert_eq!(run["uncertain"], true, "{run:#}");
+    running.stand_no_more();
 }

@@ -236,11 +236,23 @@ pub struct Control {
     pub markers: u64,
     /// How many bytes of the ring buffer user space has dealt with: less than it has read, for a moment.
     pub processed: u64,
+    /// Records that did not fit the ring, as far as user space has made up for that.
+    pub dropped: u64,
+    /// Those of processes that a dying parent had not reaped among them.
+    pub dropped_unreaped: u64,
+    /// Those of forks among them.
+    pub dropped_forks: u64,
+    /// The same of updates that failed, and of events that no program was run for.
+    pub failed: u64,
+    /// The last number that an invocation of the whole host was given.
+    pub last_invocation: u32,
+    /// 0.
+    pub padding: u32,
 }
 
 /// What is pinned is of this version. To be raised with every change of what the programs share with
 /// each other and with user space, in layout or in meaning: whoever finds another replaces it.
-pub const PIN_VERSION: u32 = 2;
+pub const PIN_VERSION: u32 = 3;
 
 /// Steps of the snapshot: what its program does with each process that is there.
 #[repr(u32)]

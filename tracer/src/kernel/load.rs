@@ -641,9 +641,15 @@ impl Probes {
         self.set_control(|before| Control { armed, ..before })
     }
 
+    fn control(&self) -> Result<Control, LoadError> {
+        let failed = |source| LoadError::Map { map: "CONTROL", source: Box::new(source) };
+        let ControlValue(control) = self.control.get(&0, 0).map_err(failed)?;
+        Ok(control)
+    }
+
     fn set_control(&mut self, change: impl FnOnce(Control) -> Control) -> Result<(), LoadError> {
         let failed = |source| LoadError::Map { map: "CONTROL", source: Box::new(source) };
-        let ControlValue(before) = self.control.get(&0, 0).map_err(failed)?;
+        let before = self.control()?;
         self.control.set(0, ControlValue(change(before)), 0).map_err(failed)
     }
 
@@ -680,6 +686,30 @@ impl Probes {
         if let Err(error) = self.doom.rest(&mut self.ebpf) {
             log::warn!("failed to forget who was doomed: {error}");
         }
+    }
+
+    /// What was lost, as far as this daemon or one before it has made up for that: see [`Probes::make_up`].
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn made_up(&self) -> Result<Counts, LoadError> {
+        let Control { dropped, dropped_unreaped, dropped_forks, failed, .. } = self.control()?;
+        Ok(Counts { dropped, dropped_unreaped, dropped_forks, failed, ..Counts::default() })
+    }
+
+    /// Notes for the next daemon what has been made up for.
+    ///
+    /// # Errors
+    /// The kernel refuses the update.
+    pub fn make_up(&mut self, counts: Counts) -> Result<(), LoadError> {
+        let Counts { dropped, dropped_unreaped, dropped_forks, failed, .. } = counts;
+        self.set_control(|before| Control {
+            dropped,
+            dropped_unreaped,
+            dropped_forks,
+            failed,
+            ..before
+        })
     }
 
     /// What was counted so far.

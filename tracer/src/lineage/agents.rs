@@ -396,9 +396,7 @@ impl Lineage {
         }
     }
 
-    /// From then on until now announcements may have been lost, of every agent: which of its calls were
-    /// open at a time is not known any more, until it says so.
-    pub fn lost_announcements(&mut self, from: Nanos) {
+    pub(super) fn lost_announcements(&mut self, from: Nanos) {
         self.invocations.0.iter_mut().for_each(|invocation| invocation.becomes_deaf(from));
     }
 

@@ -133,6 +133,14 @@ pub enum Event<'a> {
     Announced(Box<Announcement>),
     /// So many more announcements were malformed or too many.
     AnnouncementsRefused(u64),
+    /// What was announced may have been lost, of every agent: which of its calls were open at a time is not
+    /// known any more, until it says so.
+    AnnouncementsLost {
+        /// Up to when.
+        at: Nanos,
+        /// Since when.
+        from: Nanos,
+    },
     /// A process is in a cgroup that agent rules ask for.
     InCgroup {
         /// Who.
@@ -182,7 +190,7 @@ pub enum Event<'a> {
 }
 
 impl Event<'_> {
-    /// When it happened, of what the kernel told.
+    /// When it happened, of what the kernel told, and of what was missed.
     #[must_use]
     pub fn at(&self) -> Option<Nanos> {
         match *self {
@@ -192,7 +200,8 @@ impl Event<'_> {
             | Self::Unreaped { at, .. }
             | Self::Reaped { at, .. }
             | Self::Signal { at, .. }
-            | Self::Oom { at, .. } => Some(at),
+            | Self::Oom { at, .. }
+            | Self::AnnouncementsLost { at, .. } => Some(at),
             Self::Observed { .. }
             | Self::Sampled { .. }
             | Self::Bystander { .. }

@@ -281,6 +281,7 @@ impl Lineage {
             Event::CleanedUp(news) => self.cleaned_up(*news),
             Event::OwnCgroup(own) => self.own_cgroup = Some(*own),
             Event::AnnouncementsRefused(refused) => self.drop_announcements(refused),
+            Event::AnnouncementsLost { at: _, from } => self.lost_announcements(from),
             Event::Bystander { pid, start_ticks, name } => {
                 self.bystanders.push(Bystander { pid, start_ticks, name: name.into() });
             }

@@ -61,6 +61,8 @@ pub struct Losses {
     pub dropped: u64,
     /// Those of processes that a dying parent had not reaped among them.
     pub dropped_unreaped: u64,
+    /// Those of forks among them.
+    pub dropped_forks: u64,
     /// Updates that failed: each may be a process that nobody knows.
     pub failed: u64,
 }
@@ -71,6 +73,7 @@ impl Losses {
         Self {
             dropped: self.dropped.saturating_sub(before.dropped),
             dropped_unreaped: self.dropped_unreaped.saturating_sub(before.dropped_unreaped),
+            dropped_forks: self.dropped_forks.saturating_sub(before.dropped_forks),
             failed: self.failed.saturating_sub(before.failed),
         }
     }
@@ -95,6 +98,8 @@ pub struct Node {
     agents: VecDeque<(RunId, ProgramSeen)>,
     outputs: VecDeque<Output>,
     refused_announcements: u64,
+    /// See [`Node::unowned_at`].
+    unowned_at: Nanos,
 }
 
 /// Where a process belongs.
@@ -124,7 +129,13 @@ impl Node {
             agents: VecDeque::new(),
             outputs: VecDeque::new(),
             refused_announcements: 0,
+            unowned_at: Nanos(0),
         }
+    }
+
+    /// Runs that begin get numbers after this one: what the kernel side has told of others may be behind.
+    pub fn begin_after(&mut self, last: RunId) {
+        self.last = self.last.max(last);
     }
 
     /// Takes in what the kernel told. `run` is what a fork's record says of its child's.
@@ -162,6 +173,7 @@ impl Node {
             | Event::Sampled { .. }
             | Event::Announced(_)
             | Event::AnnouncementsRefused(_)
+            | Event::AnnouncementsLost { .. }
             | Event::CleanedUp(_)
             | Event::OwnCgroup(_)
             | Event::Bystander { .. }
@@ -225,16 +237,8 @@ impl Node {
 
     /// The answer to [`Node::poll_agent`], or what a daemon before this one had adopted.
     pub fn adopted(&mut self, run: RunId, adoption: Adoption) {
-        let Adoption {
-            at,
-            processes,
-            programs,
-            story,
-            deaf_since,
-            bystanders,
-            losses,
-            is_at_start,
-        } = adoption;
+        let Adoption { at, processes, programs, story, deaf, bystanders, losses, is_at_start } =
+            adoption;
         let is_rooted = processes.iter().any(|process| process.root) || has_root(&story);
         if self.runs.contains_key(&run) || !is_rooted {
             return;
@@ -276,8 +280,8 @@ impl Node {
         for program in programs {
             lineage.handle(program.event());
         }
-        if let Some(from) = deaf_since {
-            lineage.lost_announcements(from);
+        if let Some((from, at)) = deaf {
+            lineage.handle(Event::AnnouncementsLost { at, from });
         }
         self.runs.insert(run, Run::new(lineage, losses, reaped, is_at_start));
         self.touched.insert(run);
@@ -309,8 +313,10 @@ impl Node {
         }
         for run in self.runs.keys().copied().collect::<Vec<_>>() {
             let processes = by_run.remove(&run).unwrap_or_default();
-            let Some(known) = self.runs.get(&run) else { continue };
-            let Losses { dropped, dropped_unreaped, failed } = losses.since(known.losses);
+            let Some(known) = self.runs.get_mut(&run) else { continue };
+            let Losses { dropped, dropped_unreaped, dropped_forks, failed } =
+                losses.since(known.losses);
+            known.lost_forks |= dropped_forks > 0;
             // Those that came and went unseen are nobody's: the host counts them.
             let tracked = known.lineage.stats().processes;
             self.give(
@@ -358,8 +364,18 @@ impl Node {
     pub fn announced(&mut self, announcement: Announcement) {
         match self.run_of_pid(announcement.sender) {
             Some((_, run)) => self.give(run, Event::Announced(Box::new(announcement))),
-            None => self.refuse_announcements(1),
+            None => {
+                self.unowned_at = self.unowned_at.max(announcement.sent_at);
+                self.refuse_announcements(1);
+            }
         }
+    }
+
+    /// When the last was announced that was of no run: by somebody who may turn out to be an agent, or
+    /// below one.
+    #[must_use]
+    pub fn unowned_at(&self) -> Nanos {
+        self.unowned_at
     }
 
     /// The run that an asker belongs to, and what stands open of the calls of its agent; see
@@ -374,6 +390,13 @@ impl Node {
     ) -> Option<(RunId, Vec<(u64, Finding)>)> {
         let (_, run) = self.run_of_pid(sender)?;
         Some((run, self.lineage(run)?.open_findings(sender, sent_at, agent, now)))
+    }
+
+    /// Whether something of a run may have been missed: what came and went while records of forks were lost
+    /// may have been its.
+    #[must_use]
+    pub fn is_uncertain(&self, run: RunId) -> bool {
+        self.runs.get(&run).is_some_and(Run::is_uncertain)
     }
 
     /// From now on these hold: thresholds for every run, rules for those that begin.

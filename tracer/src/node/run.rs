@@ -23,8 +23,9 @@ pub struct Adoption {
     pub programs: Vec<ProgramSeen>,
     /// What a daemon before this one was told of them, in order: see [`super::story`].
     pub story: Vec<OwnedEvent>,
-    /// Since when announcements may have been lost; `None`: none were.
-    pub deaf_since: Option<Nanos>,
+    /// Since when and up to when announcements may have been lost, beside what the story tells of that;
+    /// `None`: none were.
+    pub deaf: Option<(Nanos, Nanos)>,
     /// Ancestors of the agent, of whom one adopts what it orphans.
     pub bystanders: Vec<Bystander>,
     /// What was lost before, and matters nothing to this run.
@@ -91,6 +92,8 @@ pub(super) struct Run {
     pub(super) deadline: Option<Nanos>,
     /// What was lost before it began.
     pub(super) losses: Losses,
+    /// Records of forks were lost since, whoever's they were.
+    pub(super) lost_forks: bool,
     /// Those that were gone when it was adopted, of whose going nothing more is told.
     pub(super) reaped: Vec<ProcessId>,
     /// What was told of each finding that may still change.
@@ -131,6 +134,7 @@ impl Run {
             lineage,
             deadline: None,
             losses,
+            lost_forks: false,
             reaped,
             told: HashMap::new(),
             told_at_most: 0,
@@ -138,6 +142,11 @@ impl Run {
             is_ended: false,
             is_held: false,
         }
+    }
+
+    /// Whether something may have been missed.
+    pub(super) fn is_uncertain(&self) -> bool {
+        self.lost_forks || self.lineage.is_uncertain()
     }
 
     /// What is new.
@@ -188,7 +197,7 @@ impl Run {
             invocation: self.lineage.invocation_now(),
             uid: self.lineage.root_uid(),
             stats: self.lineage.stats(),
-            is_uncertain: self.lineage.is_uncertain(),
+            is_uncertain: self.is_uncertain(),
         }
     }
 

@@ -79,6 +79,7 @@ pub fn story(processes: &[RecoveredProcess], remembered: Vec<OwnedEvent>) -> Vec
                 (present.contains_key(process) || told.contains_key(process))
                     && executed.insert((*process, *at))
             }
+            Event::AnnouncementsLost { .. } => true,
             _ => false,
         };
         if is_needed {

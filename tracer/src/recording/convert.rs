@@ -155,6 +155,9 @@ fn kind(event: &Event<'_>) -> Kind {
         Event::AnnouncementsRefused(refused) => {
             Kind::Announced(wire::Announced { json: Vec::new(), refused })
         }
+        Event::AnnouncementsLost { at, from } => {
+            Kind::AnnouncementsLost(wire::AnnouncementsLost { at: at.0, from: from.0 })
+        }
         Event::Exit { at, process, status, parent, children_uncounted } => Kind::Exit(wire::Exit {
             at: at.0,
             process: Some(process.into()),
@@ -253,6 +256,9 @@ pub(super) fn input(kind: &Kind) -> Result<Input<'_>, Reason> {
         Kind::Announced(wire::Announced { json, refused: _ }) => {
             let announcement = serde_json::from_slice(json);
             Event::Announced(announcement.map_err(|_| Reason::Announcement)?)
+        }
+        Kind::AnnouncementsLost(wire::AnnouncementsLost { at, from }) => {
+            Event::AnnouncementsLost { at: Nanos(*at), from: Nanos(*from) }
         }
         Kind::InPod(wire::InPod { process, labels }) => {
             Event::InPod { process: id(process), labels: labels.clone().into() }

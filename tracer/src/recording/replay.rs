@@ -61,6 +61,7 @@ fn note(known: &mut Settlement, input: &Input<'_>, lineage: &Lineage) {
             | Event::Oom { at, .. }
             | Event::Observed { at, .. }
             | Event::Sampled { at, .. }
+            | Event::AnnouncementsLost { at, .. }
             | Event::Recovered { at, .. },
         ) => at,
         Input::Event(Event::Announced(ref announcement)) => announcement.sent_at,

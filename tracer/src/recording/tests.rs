@@ -240,6 +240,7 @@ fn one_of_each() -> Vec<Input<'static>> {
         Event::Bystander { pid: 1, start_ticks: 2, name: b"init" },
         Event::Announced(Box::new(announcement())),
         Event::AnnouncementsRefused(3),
+        Event::AnnouncementsLost { at, from: Nanos(0) },
         Event::InCgroup { process: CHILD, is_born: true, path: b"/ci"[..].into() },
         Event::InPod {
             process: CHILD,

@@ -12,7 +12,7 @@ use prost::{Message, Oneof};
 pub(super) struct Record {
     #[prost(
         oneof = "Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24"
     )]
     pub(super) kind: Option<Kind>,
 }
@@ -68,6 +68,8 @@ pub(super) enum Kind {
     OwnCgroup(OwnCgroup),
     #[prost(message, tag = "23")]
     InPod(InPod),
+    #[prost(message, tag = "24")]
+    AnnouncementsLost(AnnouncementsLost),
 }
 
 /// The first record.
@@ -238,6 +240,14 @@ pub(super) struct InPod {
     pub(super) process: Option<Id>,
     #[prost(btree_map = "string, string", tag = "2")]
     pub(super) labels: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct AnnouncementsLost {
+    #[prost(uint64, tag = "1")]
+    pub(super) at: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) from: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -28,7 +28,7 @@ use ending::Ending;
 use placing::Places;
 use recovering::HostReading;
 use settling::SETTLES_AFTER;
-use sweeping::{MOST_SWEPT, SWEEP_EVERY};
+use sweeping::{SWEEP_EVERY, Sweep};
 use tapping::Taps;
 use unknown::Unknown;
 
@@ -55,7 +55,7 @@ use crate::{
         records,
         ring::{Batch, Reader, ReaderError, Records},
     },
-    lineage::{self, Event, Nanos, ProcessId, Rules},
+    lineage::{self, Event, Nanos, Rules},
     memory,
     node::{Node, Output},
     observers::{Answered, Observers, Question},
@@ -181,14 +181,23 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
         hears_since: clock.now(),
         notifier: Notifier::of_environment(),
         taps: Taps::default(),
-        swept: ProcessId::default(),
+        swept: Sweep::default(),
         unknown: Unknown::default(),
     };
     daemon.settles_at = Some(Instant::now() + daemon.config.thresholds.grace + SETTLES_AFTER);
-    daemon.lost.counts = daemon.probes.counts()?;
-    daemon.sweep(usize::MAX)?;
+    daemon.node.begin_after(daemon.probes.last_invocation()?);
+    daemon.lost.counts = if takes_over {
+        daemon.probes.made_up()?
+    } else {
+        let counts = daemon.probes.counts()?;
+        daemon.probes.make_up(counts)?;
+        counts
+    };
+    daemon.sweep_all()?;
     daemon.take_over(remembered.unwrap_or_default())?;
     daemon.catch_up().await?;
+    // What did not fit the ring while no daemon read it.
+    daemon.recover_if_lossy().await?;
     daemon.look_around()?;
     daemon.look_for_unknown().await?;
     let let_go = memory::let_go_of_program();
@@ -202,6 +211,17 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
     daemon.notifier.stopping();
     daemon.outlets.stop(LAST_WORDS);
     ended
+}
+
+/// Of a look that comes again: what keeps it from looking now, as a want of descriptors, is no reason to end.
+fn put_up_with(what: &str, looked: Result<(), DaemonError>) -> Result<(), DaemonError> {
+    match looked {
+        Err(error @ (DaemonError::Procfs(_) | DaemonError::Walk(_) | DaemonError::Load(_))) => {
+            log::warn!("failed to {what}, and goes on: failed to {error}");
+            Ok(())
+        }
+        looked => looked,
+    }
 }
 
 struct Daemon {
@@ -243,8 +263,7 @@ struct Daemon {
     notifier: Notifier,
     /// Those who are traced for.
     taps: Taps,
-    /// Up to which of the dead was looked whether they are there.
-    swept: ProcessId,
+    swept: Sweep,
     /// Who is there and has no entry.
     unknown: Unknown,
 }
@@ -271,7 +290,10 @@ impl Daemon {
                 inquiry = control::next(&mut self.control) => self.inquired(inquiry).await?,
                 looking = self.requests.looked() => self.plan(looking).await?,
                 Some(answered) = self.observers.next() => self.answered(answered).await?,
-                changed = pods::changed(self.pods.as_ref()) => self.pods_changed(&changed)?,
+                changed = pods::changed(self.pods.as_ref()) => {
+                    let looked = self.pods_changed(&changed);
+                    put_up_with("look for agents in pods", looked)?;
+                }
                 () = self.hearing.listen() => {
                     // Who has spoken, and what it had forked by then, is in the ring; what is said
                     // meanwhile may be about what is not.
@@ -303,8 +325,10 @@ impl Daemon {
                     counts_due = None;
                 }
                 () = at(Some(sweep_due)) => {
-                    self.sweep(MOST_SWEPT)?;
-                    self.look_for_unknown().await?;
+                    let swept = self.sweep().await;
+                    put_up_with("look at the dead", swept)?;
+                    let looked = self.look_for_unknown().await;
+                    put_up_with("look who is not followed", looked)?;
                     sweep_due = Instant::now() + SWEEP_EVERY;
                 }
                 () = at(sample_due) => {
@@ -504,7 +528,8 @@ impl Daemon {
                 log::set_max_level(config.log.level);
                 self.config = *config;
                 // Whom the new rules know for an agent may run already.
-                self.look_around()?;
+                let looked = self.look_around();
+                put_up_with("look for agents", looked)?;
                 log::info!("goes by the new configuration");
             }
         }

@@ -76,6 +76,7 @@ impl Descent {
             | Event::Sampled { .. }
             | Event::Announced(_)
             | Event::AnnouncementsRefused(_)
+            | Event::AnnouncementsLost { .. }
             | Event::CleanedUp(_)
             | Event::OwnCgroup(_)
             | Event::Bystander { .. }

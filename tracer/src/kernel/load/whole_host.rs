@@ -90,7 +90,19 @@ impl Probes {
         is_root: bool,
     ) -> Result<bool, LoadError> {
         let tag = if is_root { invocation | INVOCATION_ROOT } else { invocation };
+        if is_root {
+            // Before any record can have it.
+            self.set_control(|before| Control { last_invocation: invocation, ..before })?;
+        }
         self.change_entry(TAG, [process.pid.into(), process.start, tag.into()])
+    }
+
+    /// The last number that an invocation was given, by this daemon or one before it; 0: none was.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn last_invocation(&self) -> Result<u32, LoadError> {
+        Ok(self.control()?.last_invocation)
     }
 
     /// Lets go of a process that has died and is not there any more, though no hook told that it was reaped.

@@ -643,7 +643,7 @@ fn one_call_that_seems_to_be_open_alone_is_no_evidence_where_announcements_were_
     let mut world = claude();
     world.at(4).call(ROOT, "a").at(5).fork(ROOT, 101);
     assert_eq!(world.whose(101), sure("a", Confidence::Probable));
-    world.lineage.lost_announcements(ms(10));
+    world.lineage.handle(Event::AnnouncementsLost { at: ms(20), from: ms(10) });
     // Forked before that, and since.
     assert_eq!(world.whose(101), sure("a", Confidence::Probable));
     world.at(20).fork(ROOT, 102);

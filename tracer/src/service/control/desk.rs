@@ -138,7 +138,7 @@ impl Inquiry {
                     invocation: lineage.invocation_now(),
                     stats: lineage.stats(),
                     live: lineage.live(),
-                    is_uncertain: lineage.is_uncertain(),
+                    is_uncertain: node.is_uncertain(run),
                     present: lineage.present(),
                 });
                 let _ = reply.send(runs.collect());

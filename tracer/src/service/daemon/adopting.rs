@@ -17,8 +17,8 @@ struct Past {
     story: Vec<OwnedEvent>,
     /// Whose end was noted.
     ended: HashSet<ProcessId>,
-    /// See [`Adoption::deaf_since`].
-    deaf_since: Option<Nanos>,
+    /// See [`Adoption::deaf`].
+    deaf: Option<(Nanos, Nanos)>,
 }
 
 impl Past {
@@ -56,10 +56,13 @@ impl Daemon {
                 log::warn!(
                     "the root of run {run} is not known any more: what it left is not followed"
                 );
+                for process in processes {
+                    self.probes.tag(process.id, 0, false)?;
+                }
                 continue;
             }
             log::info!("goes on with run {run} of {} processes", processes.len());
-            let past = Past { story, ended, deaf_since: Some(heard_until) };
+            let past = Past { story, ended, deaf: Some((heard_until, self.hears_since)) };
             self.adopt_all(run, at, processes, Vec::new(), past);
         }
         Ok(())
@@ -175,8 +178,11 @@ impl Daemon {
             return Ok(());
         }
         let at = self.clock.now();
-        // What was announced before this daemon listened is lost.
-        let deaf_since = (agent.at < self.hears_since).then_some(Nanos(0));
+        // What was announced before this daemon listened is lost, and what was before anybody knew whose it is.
+        let is_unheard = agent.at < self.hears_since;
+        let is_refused = agent.at <= self.node.unowned_at();
+        let deaf = if is_unheard { Some(self.hears_since) } else { is_refused.then_some(at) };
+        let deaf = deaf.map(|until| (Nanos(0), until));
         // What it forks from here on belongs to the run; what it forked before is counted in its entry.
         let Some((root, _, children)) = self.probes.procs().entry(id) else { return Ok(()) };
         let processes = if children == 0 {
@@ -185,7 +191,7 @@ impl Daemon {
             let all = self.complete_adoptions()?.into_iter();
             all.filter(|(_, of)| *of == run).map(|(process, _)| process).collect()
         };
-        let past = Past { deaf_since, ..Past::default() };
+        let past = Past { deaf, ..Past::default() };
         self.adopt_all(run, at, processes, vec![agent], past);
         Ok(())
     }
@@ -214,7 +220,11 @@ impl Daemon {
         let local = oldest.and_then(|process| process.pids.local);
         let bystanders = self.bystanders(local);
         let losses = self.losses();
-        let Past { story, ended, deaf_since } = past;
+        let Past { story, ended, deaf } = past;
+        // The next daemon has to know that too.
+        if let Some((from, at)) = deaf {
+            self.remember(Some(run), &Event::AnnouncementsLost { at, from });
+        }
         for process in processes.iter().filter(|process| !ended.contains(&process.id)) {
             self.remember_dead(run, process);
         }
@@ -226,7 +236,7 @@ impl Daemon {
             processes,
             programs,
             story,
-            deaf_since,
+            deaf,
             bystanders,
             losses,
             is_at_start: false,

@@ -18,14 +18,16 @@ pub(super) struct HostReading {
 
 impl Daemon {
     pub(super) fn losses(&self) -> Losses {
-        let Counts { dropped, dropped_unreaped, failed, .. } = self.lost.counts;
-        Losses { dropped, dropped_unreaped, failed }
+        let Counts { dropped, dropped_unreaped, dropped_forks, failed, .. } = self.lost.counts;
+        Losses { dropped, dropped_unreaped, dropped_forks, failed }
     }
 
     /// If records were lost since the last look: reads the truth and lets the cores converge.
     pub(super) async fn recover_if_lossy(&mut self) -> Result<(), DaemonError> {
-        if self.lost.look(self.probes.counts()?) {
+        let counts = self.probes.counts()?;
+        if self.lost.look(counts) {
             self.recover().await?;
+            self.probes.make_up(counts)?;
         }
         Ok(())
     }

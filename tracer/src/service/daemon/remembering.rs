@@ -87,6 +87,7 @@ impl Daemon {
                 Event::Exit { process, .. } => {
                     lineage.knows(*process) && ended.insert((run, *process))
                 }
+                Event::AnnouncementsLost { .. } => true,
                 Event::Announced(announcement) => {
                     let needed = calls.entry(run).or_insert_with(|| lineage.needed_calls(now));
                     match &announcement.said {
