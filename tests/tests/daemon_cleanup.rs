@@ -154,6 +154,35 @@ fn reload_ends_after(before: &str, name: &str) {
     drop(finished);
 }
 
+/// What is found later, and has to stand for as long, is ended later than the first would have been.
+#[test]
+fn reload_to_report_leaves_alone_what_waits_for_its_delay() {
+    let delayed = "delay = '2s'\n";
+    let mut daemon = Daemon::started(&ends("kill", "daemon-delayed", delayed));
+    let run = agent("daemon-delayed", &["double-fork"]).start();
+    let survivor = run.fact("daemon").pid;
+    let finished = run.finish();
+    daemon.finding(survivor, "survivor", "opened");
+    assert!(sys::exists(survivor), "it was ended before its time");
+    daemon.write_config(&ends("report", "daemon-delayed", delayed));
+    sys::kill(daemon.pid(), libc::SIGHUP);
+    daemon.until_said("goes by the new configuration");
+    daemon.write_config(&ends("kill", "daemon-after", delayed));
+    sys::kill(daemon.pid(), libc::SIGHUP);
+    proc::until("the second configuration holds", || {
+        let said = daemon.said();
+        (said.matches("goes by the new configuration").count() == 2).then_some(())
+    });
+    let run = agent("daemon-after", &["double-fork"]).start();
+    let later = run.fact("daemon").pid;
+    let after = run.finish();
+    assert_eq!(action(&daemon, later)["result"], "ended");
+    is_gone(later);
+    assert!(sys::exists(survivor), "it was ended");
+    sys::kill(survivor, libc::SIGKILL);
+    drop((finished, after));
+}
+
 #[test]
 fn next_daemon_ends_what_the_one_before_had_begun_with() {
     let mut daemon = Daemon::started(&ends("kill", "daemon-stubborn", "").replace("300ms", "1h"));

@@ -7,6 +7,7 @@
 use std::{
     cell::RefCell,
     collections::{HashSet, VecDeque},
+    mem,
     rc::Rc,
     time::Duration,
 };
@@ -143,6 +144,8 @@ pub struct Cleaner {
     jobs: Vec<Job>,
     /// Findings up to this one were seen.
     seen: u64,
+    /// Had not begun when the settings changed: what they are about is judged anew.
+    dropped: Vec<Job>,
     acts: VecDeque<Act>,
     /// The run has a cgroup of its own.
     owns_cgroup: bool,
@@ -152,7 +155,14 @@ impl Cleaner {
     /// One that has nothing to do yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, jobs: Vec::new(), seen: 0, acts: VecDeque::new(), owns_cgroup: false }
+        Self {
+            settings,
+            jobs: Vec::new(),
+            seen: 0,
+            dropped: Vec::new(),
+            acts: VecDeque::new(),
+            owns_cgroup: false,
+        }
     }
 
     /// The run has a cgroup of its own, which may be killed as a whole: [`Act::KillCgroup`].
@@ -160,8 +170,14 @@ impl Cleaner {
         self.owns_cgroup = true;
     }
 
-    /// From now on goes by these; what has begun is ended as it was decided.
+    /// From now on goes by these; what has begun is ended as it was decided, and what has not is
+    /// judged anew. What somebody asked for stays that.
     pub fn reconfigure(&mut self, settings: Settings) {
+        let dropped = self.jobs.extract_if(.., |job| job.is_waiting() && !job.is_requested());
+        self.dropped.extend(dropped);
+        if !settings.leaks {
+            self.dropped.clear();
+        }
         let begins = settings.leaks && !self.settings.leaks;
         if begins || (self.settings.dry_run && !settings.dry_run) {
             // What was found before is dealt with as well, and not only in words.
@@ -175,6 +191,7 @@ impl Cleaner {
     pub fn is_idle(&self, lineage: &Lineage) -> bool {
         self.acts.is_empty()
             && (!self.settings.leaks || self.seen == lineage.findings_opened())
+            && self.dropped.is_empty()
             && self.jobs.is_empty()
     }
 
@@ -299,27 +316,48 @@ impl Cleaner {
         self.jobs.iter().filter_map(Job::deadline).min()
     }
 
-    /// Makes jobs of what was found since the last look.
+    /// Makes jobs of what was found since the last look, and of what is judged anew.
     fn take_in(&mut self, now: Nanos, lineage: &Lineage) {
         let opened = lineage.findings_opened();
-        if opened == self.seen || !self.settings.leaks {
+        let is_new = opened != self.seen || !self.dropped.is_empty();
+        if !is_new || !self.settings.leaks {
             return;
         }
-        for found in lineage.found_after(self.seen) {
-            let (treatment, rule) =
-                self.settings.rules.treatment(found.kind, found.agent.as_deref());
-            let is_left = self.settings.agents_only && found.agent.is_none();
-            if treatment.remedy == Remedy::Report || is_left || !may_be_dealt_with(&found) {
-                continue;
-            }
-            let decided_by = rule.unwrap_or_else(|| self.settings.decided_by.to_owned());
-            let open = self.jobs.iter_mut().find(|job| job.takes(&found, treatment, &decided_by));
-            match open {
-                Some(job) => job.add(&found),
-                None => self.jobs.push(Job::new(&found, treatment, decided_by, now)),
+        let dropped = mem::take(&mut self.dropped);
+        let new = lineage.found_after(self.seen);
+        if !dropped.is_empty() {
+            let mut before = lineage.found_after(0);
+            before.truncate(before.len() - new.len());
+            for found in before {
+                if let Some(job) = dropped.iter().find(|job| job.is_about(&found)) {
+                    self.judge(&found, now, Some(job));
+                }
             }
         }
+        for found in new {
+            let job = dropped.iter().find(|job| job.is_about(&found));
+            self.judge(&found, now, job);
+        }
         self.seen = opened;
+    }
+
+    /// Makes a job of a finding if it is to be dealt with; `before`: the one that it had before the
+    /// settings changed.
+    fn judge(&mut self, found: &Found, now: Nanos, before: Option<&Job>) {
+        let (treatment, rule) = self.settings.rules.treatment(found.kind, found.agent.as_deref());
+        let is_left = self.settings.agents_only && found.agent.is_none();
+        if treatment.remedy == Remedy::Report || is_left || !may_be_dealt_with(found) {
+            return;
+        }
+        let decided_by = rule.unwrap_or_else(|| self.settings.decided_by.to_owned());
+        let open = self.jobs.iter_mut().find(|job| job.takes(found, treatment, &decided_by));
+        if let Some(job) = open {
+            job.add(found, before);
+            return;
+        }
+        let mut job = Job::new(found.kind, treatment, decided_by, now);
+        job.add(found, before);
+        self.jobs.push(job);
     }
 }
 

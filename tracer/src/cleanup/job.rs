@@ -168,10 +168,14 @@ impl Target {
 }
 
 impl Job {
-    pub(super) fn new(found: &Found, treatment: Treatment, decided_by: String, now: Nanos) -> Self {
-        let mut job = Self::waiting(Some(found.kind), treatment, decided_by, now);
-        job.add(found);
-        job
+    /// Of findings of this kind, which are yet to be added.
+    pub(super) fn new(
+        kind: FindingKind,
+        treatment: Treatment,
+        decided_by: String,
+        now: Nanos,
+    ) -> Self {
+        Self::waiting(Some(kind), treatment, decided_by, now)
     }
 
     /// What somebody asked for, of those and of nobody else that were named then.
@@ -223,8 +227,19 @@ impl Job {
             && self.decided_by == decided_by
     }
 
-    pub(super) fn add(&mut self, found: &Found) {
+    /// One more finding; `before`: the job that it was in before it was judged anew. What that had
+    /// waited for is not waited for again.
+    pub(super) fn add(&mut self, found: &Found, before: Option<&Self>) {
         self.tops.insert(found.process);
+        if let Some(before) = before {
+            self.found_at = self.found_at.min(before.found_at);
+            self.has_waited |= before.has_waited;
+        }
+    }
+
+    /// Whether it is about this finding.
+    pub(super) fn is_about(&self, found: &Found) -> bool {
+        self.kind == Some(found.kind) && self.tops.contains(&found.process)
     }
 
     /// Whether it is about a zombie, and signals go to another than it is about.

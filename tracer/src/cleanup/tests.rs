@@ -777,6 +777,68 @@ fn what_was_put_right_before_its_delay_is_over_is_left_alone() {
 }
 
 #[test]
+fn what_waits_for_its_delay_is_judged_anew_by_new_settings() {
+    let delayed = rules("[cleanup]\nsurvivor = 'kill'\ndelay = '2s'");
+    let reported = rules("[cleanup]\nsurvivor = 'report'");
+    let report_all = |rules| Settings { leaks: false, ..settings(rules) };
+    for new in [settings(&reported), report_all(&delayed), report_all(&reported)] {
+        let mut kernel = Kernel::new(&delayed);
+        let left = kernel.fork(ROOT, Manner::Dies);
+        kernel.root_ends();
+        let mut cleaner = Cleaner::new(settings(&delayed));
+        kernel.passes(&mut cleaner, 1_000);
+        assert!(!cleaner.is_idle(&kernel.lineage));
+        cleaner.reconfigure(new);
+        kernel.passes(&mut cleaner, 5_000);
+        assert_eq!((kernel.alive(), kernel.signals.len()), (vec![left], 0));
+        assert!(cleaner.is_idle(&kernel.lineage));
+        // It stands, and is dealt with once leaks are ended again.
+        cleaner.reconfigure(report_all(&delayed));
+        cleaner.reconfigure(settings(&rules("")));
+        kernel.passes(&mut cleaner, 1_000);
+        assert_eq!(kernel.signals, [(left, 15)]);
+    }
+}
+
+#[test]
+fn delay_does_not_begin_anew_with_new_settings() {
+    let rules = rules("[cleanup]\nsurvivor = 'kill'\nzombie = 'nudge'\ndelay = '2s'");
+    let mut kernel = Kernel::new(&rules);
+    let parent = kernel.fork(ROOT, Manner::Dies);
+    let zombie = kernel.fork(parent, Manner::Dies);
+    kernel.exits(zombie, 0);
+    let mut cleaner = Cleaner::new(settings(&rules));
+    // It is found after a second, and has two to wait.
+    for _ in 0..10 {
+        kernel.passes(&mut cleaner, 290);
+        assert_eq!(kernel.signals, []);
+        cleaner.reconfigure(settings(&rules));
+    }
+    kernel.passes(&mut cleaner, 290);
+    assert_eq!(kernel.signals, [(parent, 17)]);
+    assert!(cleaner.is_idle(&kernel.lineage));
+}
+
+#[test]
+fn what_has_begun_and_what_somebody_asked_for_is_ended_as_it_was_decided() {
+    let rules = rules("");
+    let mut kernel = Kernel::new(&rules);
+    let stubborn = kernel.fork(ROOT, Manner::Ignores);
+    kernel.root_ends();
+    let mut cleaner = Cleaner::new(settings(&rules));
+    kernel.passes(&mut cleaner, 1_000);
+    assert_eq!(kernel.signals, [(stubborn, 15)]);
+    // It waits for the job that has begun.
+    let plan = plan(&kernel, &Target::Process(Kernel::id(stubborn)));
+    kernel.asks(&mut cleaner, 1, &plan);
+    cleaner.reconfigure(only_requests(&rules));
+    kernel.passes(&mut cleaner, 10_000);
+    assert_eq!(kernel.signals, [(stubborn, 15), (stubborn, 9)]);
+    assert_eq!(kernel.came_of(1), [(stubborn, ActionResult::EndedByItself)]);
+    assert!(cleaner.is_idle(&kernel.lineage));
+}
+
+#[test]
 fn parent_of_a_zombie_is_nudged_once() {
     let rules = rules("");
     let mut kernel = Kernel::new(&rules);
