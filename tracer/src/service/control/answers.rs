@@ -281,8 +281,8 @@ impl World {
         standing.truncate(limit);
         let at = writer.time(now);
         let leaks = standing.into_iter().filter_map(|Standing { invocation, watched }| {
-            let (mut finding, kept_by) = (watched.finding, watched.kept_by);
-            view.finding(&mut finding);
+            let (mut finding, mut kept_by) = (watched.finding, watched.kept_by);
+            view.finding(&mut finding, &mut kept_by);
             self.name_pod(&mut finding.process);
             let entry = serde_json::to_string(&writer.finding(&finding)).ok()?;
             Some(Leak {
@@ -416,7 +416,8 @@ impl World {
             if let Some(call) = &mut described.tool_call {
                 view.attribution(call, root);
             }
-            standing.iter_mut().for_each(|one| view.finding(&mut one.watched.finding));
+            let found = standing.iter_mut().map(|one| &mut one.watched);
+            found.for_each(|found| view.finding(&mut found.finding, &mut found.kept_by));
         }
         let entries = blamed.iter().map(|Blamed { seen, listening, lineage, standing }| {
             let found = standing.iter().map(|one| writer.finding(&one.watched.finding));

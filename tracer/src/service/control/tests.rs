@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     lineage::{
-        Ancestor, Confidence, Described, Nanos, Pids, Present, Process, ProcessId,
-        RecoveredProcess, Stats,
+        Agent, Ancestor, Confidence, Described, Finding, FindingKind, Nanos, Pids, Present,
+        Process, ProcessId, RecoveredProcess, Stats, Watched,
     },
     node::{Change, FindingNews, What},
     report::sample,
@@ -138,8 +138,22 @@ fn play(inquiry: Inquiry, known: &Known, describe: &Mutex<HashSet<ProcessId>>) {
             let ancestor = Ancestor { pid: 1, name: b"mysql".to_vec(), args, exit: None };
             reply.send(vec![(ProcessId { pid: 1, start: 1 }, ancestor)]).unwrap();
         }
-        Inquiry::Standing(reply) => reply.send(Vec::new()).unwrap(),
-        Inquiry::Findings(_, reply) => reply.send(Vec::new()).unwrap(),
+        Inquiry::Standing(reply) => {
+            let keys = known.iter().map(|(id, _)| (1, *id, FindingKind::Survivor));
+            let _ = reply.send(keys.collect());
+        }
+        Inquiry::Findings(keys, reply) => {
+            let local = |id| known.iter().find(|(one, _)| *one == id).map(|(_, local)| *local);
+            let all = keys.into_iter().map(|(_, id, _)| Standing {
+                invocation: "1-1".to_owned(),
+                watched: Watched {
+                    finding: finding(id, local(id)),
+                    gone_at: None,
+                    kept_by: Some("lease: secret-of-root".to_owned()),
+                },
+            });
+            let _ = reply.send(all.collect());
+        }
         Inquiry::Owner(pid, reply) => {
             let owner = known.iter().find(|(_, local)| *local == pid).map(entry);
             let owner = owner.map(|entry| Owner { run: is_known(entry.id).then_some(1), entry });
@@ -148,6 +162,15 @@ fn play(inquiry: Inquiry, known: &Known, describe: &Mutex<HashSet<ProcessId>>) {
         // Nobody is traced for, or listens.
         Inquiry::Tap(_) | Inquiry::Sockets(_) | Inquiry::Members(..) => {}
     }
+}
+
+/// A finding of this process, whose agent is root's.
+fn finding(id: ProcessId, local: Option<u32>) -> Finding {
+    let mut finding = sample::four_leaks().findings.remove(0);
+    finding.process.id = id;
+    finding.process.pids = Pids { local, ..Pids::default() };
+    finding.agent = Some(Agent { pid: 1, invocation: "1-1".to_owned(), ..Agent::default() });
+    finding
 }
 
 fn seen(run: u32, id: ProcessId) -> Seen {
@@ -283,6 +306,31 @@ fn stranger_sees_own_processes_alone_and_no_arguments_or_words_of_others() {
 }
 
 #[test]
+fn stranger_is_told_that_something_is_kept_and_not_in_whose_words() {
+    let (own, foreign) = (Sleeper::of(STRANGER), Sleeper::of(0));
+    let played = Played::start(vec![own.known(), foreign.known()]);
+    let leaks = |kept| Ask::Leaks {
+        since_seconds: None,
+        agent: None,
+        kind: None,
+        kept,
+        standing: false,
+        limit: None,
+    };
+    let told = played.ask_as(STRANGER, &leaks(true)).unwrap();
+    assert_eq!(told["total"], 1, "{told}");
+    let leak = &told["leaks"][0];
+    assert_eq!((&leak["kept_by"], &leak["stands"]), (&Value::from("kept"), &Value::from(false)));
+    assert!(!told.to_string().contains("secret-of-root"), "{told}");
+    assert_eq!(played.ask_as(STRANGER, &leaks(false)).unwrap()["total"], 0);
+    let whole = played.ask(&leaks(true)).unwrap();
+    assert_eq!(
+        (&whole["total"], &whole["leaks"][0]["kept_by"]),
+        (&Value::from(2), &Value::from("lease: secret-of-root"))
+    );
+}
+
+#[test]
 fn stranger_is_told_nothing_of_the_past() {
     let played = Played::start(Vec::new());
     let past = Ask::Leaks {
@@ -411,11 +459,10 @@ fn client_that_does_not_read_keeps_nobody_from_being_answered() {
 }
 
 fn news(process: (ProcessId, u32)) -> News {
-    let mut finding = sample::four_leaks().findings.remove(0);
-    finding.process.id = process.0;
-    finding.process.pids = Pids { local: Some(process.1), ..Pids::default() };
+    let finding = finding(process.0, Some(process.1));
+    let kept_by = Some("lease: secret-of-root".to_owned());
     let (invocation, change) = ("1-2".to_owned(), Change::Opened);
-    let news = FindingNews { invocation, change, uid: None, gone_at: None, kept_by: None, finding };
+    let news = FindingNews { invocation, change, uid: None, gone_at: None, kept_by, finding };
     let at = Procfs::of_host().unwrap().clock().now();
     News { at, epoch_offset: 0, what: What::Finding(Box::new(news)) }
 }
@@ -450,6 +497,7 @@ fn followers_are_told_what_they_may_know_and_what_was_before() {
     let told = next(&mut stranger);
     assert_eq!(told["finding"]["process"]["pid"], own.0.id());
     assert_eq!(told["finding"]["lineage"][0]["args"], serde_json::json!([]));
+    assert_eq!(told["kept_by"], "kept");
     // Without following, what is remembered and no more.
     let mut remembered =
         Stream::open(&played.socket, &Ask::Events { follow: false, since_seconds: None }).unwrap();

@@ -18,6 +18,9 @@ use crate::{
 /// The user id that stands for all that are not known in a user namespace.
 const OVERFLOW_UID: u32 = 65_534;
 
+/// In the place of what keeps a finding from counting.
+const KEPT: &str = "kept";
+
 /// Whether every user has an id of its own here, as in the initial user namespace.
 pub(super) fn maps_all_uids() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -65,8 +68,9 @@ impl<'a> View<'a> {
         !self.is_nobody && owner == Some(self.asker.uid)
     }
 
-    /// Leaves out of a finding what the asker may not know, if he may know of its process.
-    pub(super) fn finding(&self, finding: &mut Finding) {
+    /// Leaves out of a finding, and of what keeps it from counting, what the asker may not know, if he
+    /// may know of its process.
+    pub(super) fn finding(&self, finding: &mut Finding, kept_by: &mut Option<String>) {
         if self.is_whole() {
             return;
         }
@@ -77,6 +81,10 @@ impl<'a> View<'a> {
             ProcessId::parse(&agent.invocation).is_some_and(|id| self.is_own(id, Some(agent.pid)))
         });
         if !is_own {
+            // That it is kept he may know, but not in whose words.
+            if let Some(kept_by) = kept_by {
+                KEPT.clone_into(kept_by);
+            }
             if let Some(agent) = &mut finding.agent {
                 (agent.session_id, agent.version) = (None, None);
             }
@@ -107,10 +115,10 @@ impl<'a> View<'a> {
                 self.shows(root.id, root.pids.local).then_some(())?;
             }
             What::Finding(news) => {
-                let FindingNews { finding, .. } = &mut **news;
+                let FindingNews { finding, kept_by, .. } = &mut **news;
                 let process = &finding.process;
                 self.shows(process.id, process.pids.local).then_some(())?;
-                self.finding(finding);
+                self.finding(finding, kept_by);
             }
         }
         Some(pared)
@@ -188,14 +196,14 @@ mod tests {
         let procfs = fake.open();
         let finding = || sample::blamed().findings.remove(0);
         let mut pared = finding();
-        View::of(asker(false), &procfs, true).finding(&mut pared);
+        View::of(asker(false), &procfs, true).finding(&mut pared, &mut None);
         assert!(finding().lineage.iter().any(|ancestor| !ancestor.args.is_empty()));
         assert!(pared.lineage.iter().all(|ancestor| ancestor.args.is_empty()));
         let call = pared.tool_call.unwrap();
         assert_eq!((call.id, call.summary), (None, None));
         assert!(call.child.is_none_or(|child| child.args.is_empty()));
         let mut whole = finding();
-        View::of(asker(true), &procfs, true).finding(&mut whole);
+        View::of(asker(true), &procfs, true).finding(&mut whole, &mut None);
         assert_eq!(whole, finding());
     }
 
@@ -208,8 +216,41 @@ mod tests {
         let agent = finding.agent.as_mut().unwrap();
         (agent.invocation, agent.pid) = (id.to_string(), 12);
         let before = finding.tool_call.clone();
-        View::of(asker(false), &procfs, true).finding(&mut finding);
+        let mut kept_by = Some("lease: own words".to_owned());
+        View::of(asker(false), &procfs, true).finding(&mut finding, &mut kept_by);
         assert_eq!(finding.tool_call, before);
+        assert_eq!(kept_by.as_deref(), Some("lease: own words"));
+    }
+
+    #[test]
+    fn why_something_is_kept_is_left_out_where_another_says_so_and_that_it_is_is_not() {
+        let fake = FakeProc::new();
+        let own = process(&fake, 12, [OWN; 4]);
+        let foreign = process(&fake, 15, [0; 4]);
+        let procfs = fake.open();
+        let kept_by = |is_trusted, kept: Option<&str>| {
+            let mut finding = sample::blamed().findings.remove(0);
+            finding.process.id = own.0;
+            finding.process.pids = Pids { local: own.1, ..Pids::default() };
+            let agent = finding.agent.as_mut().unwrap();
+            (agent.invocation, agent.pid) = (foreign.0.to_string(), 15);
+            let what = What::Finding(Box::new(FindingNews {
+                invocation: "1-2".to_owned(),
+                change: crate::node::Change::Opened,
+                uid: None,
+                gone_at: None,
+                kept_by: kept.map(str::to_owned),
+                finding,
+            }));
+            match View::of(asker(is_trusted), &procfs, true).news(&what) {
+                Some(What::Finding(news)) => news.kept_by,
+                other => panic!("{other:?}"),
+            }
+        };
+        let words = Some("lease: words of root's");
+        assert_eq!(kept_by(false, words).as_deref(), Some("kept"));
+        assert_eq!(kept_by(false, None), None);
+        assert_eq!(kept_by(true, words).as_deref(), words);
     }
 
     #[test]
