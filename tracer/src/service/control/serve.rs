@@ -6,12 +6,13 @@
 use std::{
     collections::HashMap,
     io,
-    os::unix::net::UnixListener,
+    os::{fd::AsFd as _, unix::net::UnixListener},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     net::UnixStream,
     runtime::Runtime,
     sync::{Semaphore, watch},
@@ -319,15 +320,36 @@ pub(super) async fn write_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Resu
     Ok(())
 }
 
-/// Ends when the client closes. What it still sends is nobody's.
+/// Ends when the client closes, and not when it only says that it will send no more. What it still
+/// sends is nobody's.
 async fn until_closed(stream: &UnixStream) {
     let mut buffer = [0; 512];
     while stream.readable().await.is_ok() {
         match stream.try_read(&mut buffer) {
-            Ok(0) => return,
+            Ok(0) => return until_hung_up(stream).await,
             Ok(_) => tokio::task::yield_now().await,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return,
+        }
+    }
+}
+
+/// Ends when the client, who sends no more, reads no more either.
+///
+/// The kernel always tells of a hang-up (`EPOLLHUP`), which is that both sides are shut down: `unix_poll` in
+/// `net/unix/af_unix.c`. That one side is (`EPOLLRDHUP`) it tells those who ask for what can be read, so
+/// here only what never comes is asked for.
+async fn until_hung_up(stream: &UnixStream) {
+    let watched = stream.as_fd().try_clone_to_owned().and_then(|own| {
+        // SAFETY: the `OwnedFd` that is moved into the `AsyncFd` holds one open descriptor for as long.
+        Ok(unsafe { AsyncFd::register_with_interest(own, Interest::PRIORITY) }?)
+    });
+    match watched {
+        Ok(watched) => drop(watched.ready(Interest::PRIORITY).await),
+        Err(error) => {
+            // The next line that cannot be written says so as well.
+            log::debug!("failed to watch a follower for its hang-up: {error}");
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -387,11 +409,30 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Shutdown;
+
     use super::*;
 
     fn seats_of(uid: u32, is_trusted: bool, number: usize, seats: &Arc<Mutex<Seats>>) -> Vec<Seat> {
         let asker = Asker { pid: 1, uid, is_trusted };
         std::iter::from_fn(|| Seat::take(seats, asker)).take(number).collect()
+    }
+
+    #[test]
+    fn client_that_sends_no_more_has_closed_when_it_closes() {
+        own_runtime().unwrap().block_on(async {
+            let (client, server) = UnixStream::pair().unwrap();
+            let client = client.into_std().unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            // Whether it is seen to hang up or has done so before.
+            let closes = async {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                drop(client);
+            };
+            tokio::join!(until_closed(&server), closes);
+        });
     }
 
     #[test]

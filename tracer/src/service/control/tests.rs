@@ -506,6 +506,23 @@ fn followers_are_told_what_they_may_know_and_what_was_before() {
 }
 
 #[test]
+fn follower_that_sends_no_more_is_told_all() {
+    let sleeper = Sleeper::of(0);
+    let played = Played::start(Vec::new());
+    let mut stream = played.connect();
+    let follow = encode(&Ask::Events { follow: true, since_seconds: None });
+    stream.write_all(follow.trim_end().as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next()["following"], true);
+    for _ in 0..3 {
+        played.teller.tell(&news(sleeper.known()));
+        assert_eq!(next()["finding"]["process"]["pid"], sleeper.0.id());
+    }
+}
+
+#[test]
 fn follower_that_does_not_read_is_told_how_many_he_missed() {
     let sleeper = Sleeper::of(0);
     let played = Played::start(Vec::new());
