@@ -28,10 +28,10 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
-        mpsc::{self, SyncSender, TrySendError, sync_channel},
+        mpsc::{self, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rusqlite::Connection;
@@ -58,6 +58,10 @@ pub const DEFAULT_DATABASE: &str = "/var/lib/tracer/history.db";
 const MOST_QUEUED: usize = 4096;
 /// Most of what is over that a daemon remembers at its start.
 const MOST_OVER: usize = 1 << 16;
+/// How often it is looked whether there is room in the queue again.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long a question about leaks may take.
+const TO_ANSWER: Duration = Duration::from_secs(20);
 /// Most bytes that they may hold: what a hostile process is called is up to it.
 const MOST_BYTES: usize = 16 << 20;
 
@@ -238,81 +242,91 @@ impl History {
     }
 
     /// Findings of this boot that stand as far as is known: at start, those that stood when the
-    /// daemon before this one ended. Waits for the database; not for the daemon's main task.
+    /// daemon before this one ended. Waits for the database, at most so long.
     ///
     /// # Errors
-    /// When the history cannot be read.
-    pub fn open_findings(&self) -> Result<Vec<OpenFinding>, HistoryError> {
-        self.ask(|connection, origin| standing::open_findings(connection, &origin.boot_id))
+    /// When the history cannot be read, or not in time.
+    pub fn open_findings(&self, within: Duration) -> Result<Vec<OpenFinding>, HistoryError> {
+        self.ask(within, |connection, origin| standing::open_findings(connection, &origin.boot_id))
     }
 
-    /// A finding that stands does so no more. One that does not stand stays as it is. Waits while the queue
-    /// is full; not for the daemon's main task.
-    pub fn settle(&self, settlement: Settlement) {
-        if self.queue.send(Message::Tell(Told::Settled(settlement), 0)).is_err() {
-            self.shared.drop_news(1);
-        }
+    /// A finding that stands does so no more. One that does not stand stays as it is. Never waits; `false`:
+    /// there is no room for it now.
+    #[must_use]
+    pub fn settle(&self, settlement: Settlement) -> bool {
+        self.put(Told::Settled(settlement))
     }
 
     /// Runs of this boot that go on as far as is known: at start, those that did when the daemon before
-    /// this one ended. Waits for the database; not for the daemon's main task.
+    /// this one ended. Waits for the database, at most so long.
     ///
     /// # Errors
-    /// When the history cannot be read.
-    pub fn open_runs(&self) -> Result<Vec<OpenRun>, HistoryError> {
-        self.ask(|connection, origin| standing::open_runs(connection, &origin.boot_id))
+    /// When the history cannot be read, or not in time.
+    pub fn open_runs(&self, within: Duration) -> Result<Vec<OpenRun>, HistoryError> {
+        self.ask(within, |connection, origin| standing::open_runs(connection, &origin.boot_id))
     }
 
     /// What of this boot is over, of findings and of runs the last 65,536: at start, what no daemon needs
-    /// to be told of again. Waits for the database; not for the daemon's main task.
+    /// to be told of again. Waits for the database, at most so long.
     ///
     /// # Errors
-    /// When the history cannot be read.
-    pub fn over(&self) -> Result<Over, HistoryError> {
-        self.ask(|connection, origin| standing::over(connection, &origin.boot_id, MOST_OVER))
+    /// When the history cannot be read, or not in time.
+    pub fn over(&self, within: Duration) -> Result<Over, HistoryError> {
+        self.ask(within, |connection, origin| {
+            standing::over(connection, &origin.boot_id, MOST_OVER)
+        })
     }
 
-    /// A run that goes on does so no more. One that has ended stays as it is. Waits while the queue is
-    /// full; not for the daemon's main task.
-    pub fn close(&self, run: LostRun) {
-        if self.queue.send(Message::Tell(Told::Closed(run), 0)).is_err() {
-            self.shared.drop_news(1);
+    /// A run that goes on does so no more. One that has ended stays as it is. Never waits; `false`: there is
+    /// no room for it now.
+    #[must_use]
+    pub fn close(&self, run: LostRun) -> bool {
+        self.put(Told::Closed(run))
+    }
+
+    /// Puts into the queue what may come later as well. `false`: there is no room.
+    fn put(&self, told: Told) -> bool {
+        match self.queue.try_send(Message::Tell(told, 0)) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => false,
+            // Nor will there ever be anybody who keeps it.
+            Err(TrySendError::Disconnected(_)) => {
+                self.shared.drop_news(1);
+                true
+            }
         }
     }
 
     /// What leaked. Waits for the database; not for the daemon's main task.
     ///
     /// # Errors
-    /// When the history cannot be read.
+    /// When the history cannot be read, or not in time.
     pub fn leaks(&self, query: Query) -> Result<Leaks, HistoryError> {
-        self.ask(move |connection, _| query::leaks(connection, &query, now()))
+        self.ask(TO_ANSWER, move |connection, _| query::leaks(connection, &query, now()))
     }
 
     /// Who leaks most, of what was there at some time within the last `since`, or ever. Waits for the
     /// database; not for the daemon's main task.
     ///
     /// # Errors
-    /// When the history cannot be read.
+    /// When the history cannot be read, or not in time.
     pub fn summary(&self, since: Option<Duration>) -> Result<Summary, HistoryError> {
-        self.ask(move |connection, _| query::summary(connection, since, now()))
+        self.ask(TO_ANSWER, move |connection, _| query::summary(connection, since, now()))
     }
 
     /// Waits until everything told so far is kept, at most so long. Says whether it is.
     #[must_use]
     pub fn flush(&self, within: Duration) -> bool {
-        let (answer, answered) = mpsc::channel();
-        let question = move |_: &Connection, _: &Origin| {
-            let _ = answer.send(());
-            None
-        };
-        let sent = self.queue.send(Message::Ask(Box::new(question)));
-        sent.is_ok() && answered.recv_timeout(within).is_ok()
+        self.ask(within, |_, _| Ok(())).is_ok()
     }
 
+    /// Asks, and waits for the answer, at most so long: the disk may hang.
     fn ask<T: Send + 'static>(
         &self,
+        within: Duration,
         question: impl FnOnce(&Connection, &Origin) -> Result<T, HistoryError> + Send + 'static,
     ) -> Result<T, HistoryError> {
+        let until = Instant::now() + within;
         let (answer, answered) = mpsc::channel();
         let question = move |connection: &Connection, origin: &Origin| {
             let found = question(connection, origin);
@@ -321,9 +335,43 @@ impl History {
             let _ = answer.send(found);
             reason
         };
-        let sent = self.queue.send(Message::Ask(Box::new(question)));
-        sent.map_err(|_| HistoryError::Stopped)?;
-        answered.recv().map_err(|_| HistoryError::Stopped)?
+        self.send(Message::Ask(Box::new(question)), until)?;
+        match answered.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(found) => found,
+            Err(RecvTimeoutError::Timeout) => Err(HistoryError::TooSlow),
+            Err(RecvTimeoutError::Disconnected) => Err(HistoryError::Stopped),
+        }
+    }
+
+    /// Puts it into the queue as soon as there is room.
+    fn send(&self, mut message: Message, until: Instant) -> Result<(), HistoryError> {
+        loop {
+            message = match self.queue.try_send(message) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Disconnected(_)) => return Err(HistoryError::Stopped),
+                Err(TrySendError::Full(message)) => message,
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(HistoryError::TooSlow);
+            }
+            thread::sleep(left.min(LOOK));
+        }
+    }
+
+    /// Keeps it from doing anything, as a disk that hangs does, until what this gives is dropped.
+    #[cfg(test)]
+    pub(super) fn hangs(&self) -> mpsc::Sender<()> {
+        let (release, released) = mpsc::channel();
+        let (hang, hung) = mpsc::channel();
+        let question = move |_: &Connection, _: &Origin| {
+            hang.send(()).expect("somebody waits for that");
+            let _ = released.recv();
+            None
+        };
+        self.queue.send(Message::Ask(Box::new(question))).expect("it takes questions");
+        hung.recv().expect("it comes to that");
+        release
     }
 }
 

@@ -1,7 +1,10 @@
 //! What a daemon before this one had told of and, as far as the history knows, goes on: until this one has
 //! found it too, or found it gone.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use super::{
     history::{FindingKey, History, HistoryError, OpenFinding, OpenRun, Over},
@@ -31,15 +34,19 @@ pub struct InheritedRun {
 }
 
 impl Inherited {
-    /// What a history has, before this daemon tells anything.
+    /// What a history has, before this daemon tells anything; what it does not say within this time is
+    /// not known.
     #[must_use]
-    pub fn of(history: &History) -> Self {
-        let findings = read(history.open_findings());
+    pub fn of(history: &History, within: Duration) -> Self {
+        let until = Instant::now() + within;
+        let left = || until.saturating_duration_since(Instant::now());
+        let findings = read("which findings stood before", history.open_findings(left()));
         let findings = findings.into_iter().map(|one| ((one.process, one.kind), one)).collect();
         let run =
             |OpenRun { invocation, root }| (root, InheritedRun { invocation, ended_at: None });
-        let runs = read(history.open_runs()).into_iter().map(run).collect();
-        let over = read(history.over());
+        let runs = read("which runs went on before", history.open_runs(left()));
+        let runs = runs.into_iter().map(run).collect();
+        let over = read("what was over before", history.over(left()));
         Self { findings, found_again: HashSet::new(), runs, over }
     }
 
@@ -112,16 +119,16 @@ impl Inherited {
 }
 
 /// What was read of the history; nothing, where it cannot be.
-fn read<T: Default>(found: Result<T, HistoryError>) -> T {
+fn read<T: Default>(what: &str, found: Result<T, HistoryError>) -> T {
     found.unwrap_or_else(|error| {
-        log::warn!("failed to read what stood before: {error}");
+        log::warn!("failed to read {what}: {error}; it may be told again");
         T::default()
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::path::Path;
 
     use super::*;
     use crate::{
@@ -131,6 +138,9 @@ mod tests {
             news::{FindingNews, InvocationNews, News, Origin},
         },
     };
+
+    /// Long enough for any machine.
+    const PATIENCE: Duration = Duration::from_mins(1);
 
     const ROOTS: [ProcessId; 2] =
         [ProcessId { pid: 4200, start: 7 }, ProcessId { pid: 4201, start: 8 }];
@@ -166,14 +176,29 @@ mod tests {
     /// What a daemon has left that had told this.
     fn left_by(told: impl IntoIterator<Item = What>) -> Inherited {
         let folder = tempfile::tempdir().expect("a folder");
-        let options = Options { database: folder.path().join("history.db"), ..Options::default() };
-        let origin = Origin { node: "node".to_owned(), boot_id: "boot".to_owned() };
-        let history = History::start(options, origin);
+        let history = start(folder.path());
         for what in told {
             history.tell(&News { at: Nanos(1), epoch_offset: 0, what });
         }
-        assert!(history.flush(Duration::from_mins(1)));
-        Inherited::of(&history)
+        assert!(history.flush(PATIENCE));
+        Inherited::of(&history, PATIENCE)
+    }
+
+    fn start(folder: &Path) -> History {
+        let options = Options { database: folder.join("history.db"), ..Options::default() };
+        let origin = Origin { node: "node".to_owned(), boot_id: "boot".to_owned() };
+        History::start(options, origin)
+    }
+
+    #[test]
+    fn history_that_does_not_answer_is_as_one_that_has_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let history = start(folder.path());
+        history.tell(&News { at: Nanos(1), epoch_offset: 0, what: found() });
+        let hung = history.hangs();
+        assert!(Inherited::of(&history, Duration::from_millis(1)).is_settled());
+        drop(hung);
+        assert!(!Inherited::of(&history, PATIENCE).is_settled());
     }
 
     #[test]

@@ -26,6 +26,9 @@ use crate::{
     node::Node,
 };
 
+/// How long the start may wait for what the history has.
+const TO_READ: Duration = Duration::from_secs(10);
+
 /// Why something that was asked for cannot be told to.
 #[derive(Debug, Error)]
 pub enum OutletError {
@@ -77,7 +80,8 @@ impl Outlets {
             control.tell_of(Arc::clone(history));
         }
         // The database is there before anything is told, and this is before anything is traced.
-        let inherited = history.as_deref().map(Inherited::of).unwrap_or_default();
+        let inherited = history.as_deref().map(|history| Inherited::of(history, TO_READ));
+        let inherited = inherited.unwrap_or_default();
         let sinks = config.sinks.iter().enumerate().map(|(index, sink)| options(index, sink));
         let sinks = Sinks::start(sinks.collect::<Result<_, _>>()?, origin.clone())?;
         let followers = control.map(Control::teller);
@@ -136,11 +140,11 @@ impl Outlets {
         self.inherited.saw_end(process, at);
     }
 
-    /// Such a finding stands no more.
+    /// Such a finding stands no more. Where the history has no room for that now, it stays inherited, to be
+    /// settled later.
     pub fn settle(&mut self, settlement: Settlement) {
-        self.inherited.forget_finding((settlement.process, settlement.kind));
-        if let Some(history) = &self.history {
-            history.settle(settlement);
+        if self.history.as_ref().is_none_or(|history| history.settle(settlement)) {
+            self.inherited.forget_finding((settlement.process, settlement.kind));
         }
     }
 
@@ -149,11 +153,10 @@ impl Outlets {
         self.inherited.is_found_again();
     }
 
-    /// Such a run is over.
+    /// Such a run is over. Where the history has no room for that now, as [`Outlets::settle`].
     pub fn close(&mut self, root: ProcessId, run: LostRun) {
-        self.inherited.forget_run(root);
-        if let Some(history) = &self.history {
-            history.close(run);
+        if self.history.as_ref().is_none_or(|history| history.close(run)) {
+            self.inherited.forget_run(root);
         }
     }
 
@@ -219,7 +222,79 @@ fn options(index: usize, sink: &config::Sink) -> Result<SinkOptions, OutletError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lineage::FindingKind;
+    use crate::{
+        lineage::FindingKind,
+        report::sample,
+        service::news::{Change, FindingNews, InvocationNews, What},
+    };
+
+    /// Long enough for any machine.
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    fn origin() -> Origin {
+        Origin { node: "node".to_owned(), boot_id: "boot".to_owned() }
+    }
+
+    #[test]
+    fn what_the_history_has_no_room_for_is_settled_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("history.db");
+        let options = history::Options { database, ..history::Options::default() };
+        let history = Arc::new(History::start(options, origin()));
+        let root = ProcessId { pid: 4200, start: 7 };
+        let mut invocation = sample::clean().invocation;
+        invocation.id = root.to_string();
+        let finding = sample::four_leaks().findings.remove(0);
+        let (process, kind) = (finding.process.id, finding.kind);
+        let run = InvocationNews {
+            invocation,
+            uid: None,
+            stats: crate::lineage::Stats::default(),
+            is_uncertain: false,
+        };
+        let found = FindingNews {
+            invocation: root.to_string(),
+            change: Change::Opened,
+            uid: None,
+            gone_at: None,
+            kept_by: None,
+            finding,
+        };
+        for what in [What::Opened(Box::new(run)), What::Finding(Box::new(found))] {
+            history.tell(&News { at: Nanos(1), epoch_offset: 0, what });
+        }
+        let inherited = Inherited::of(&history, PATIENCE);
+        let sinks = Sinks::start(Vec::new(), origin()).unwrap();
+        let mut outlets = Outlets {
+            history: Some(Arc::clone(&history)),
+            sinks,
+            followers: None,
+            metrics: None,
+            inherited,
+        };
+        let settle = |outlets: &mut Outlets| {
+            let (at, epoch_offset) = (Nanos(9), 0);
+            outlets.settle(Settlement { process, kind, at, epoch_offset, is_resolved: false });
+            outlets.close(root, LostRun { invocation: root.to_string(), at, epoch_offset });
+            let inherited = outlets.inherited();
+            (inherited.findings().count(), inherited.runs().count())
+        };
+        let hung = history.hangs();
+        let nobody = Settlement {
+            process: ProcessId { pid: 1, start: 99 },
+            kind,
+            at: Nanos(9),
+            epoch_offset: 0,
+            is_resolved: false,
+        };
+        while history.settle(nobody) {}
+        assert_eq!(settle(&mut outlets), (1, 1));
+        drop(hung);
+        assert!(history.flush(PATIENCE));
+        assert_eq!(settle(&mut outlets), (0, 0));
+        assert_eq!(history.open_findings(PATIENCE).unwrap(), []);
+        assert_eq!(history.open_runs(PATIENCE).unwrap(), []);
+    }
 
     #[test]
     fn sinks_get_what_the_configuration_lets_through() {

@@ -106,6 +106,9 @@ pub enum HistoryError {
     /// Its thread has ended, or never began.
     #[error("ask the history: it is not kept any more; the daemon's log says why")]
     Stopped,
+    /// It has not answered.
+    #[error("ask the history: it does not answer in time; its disk may hang")]
+    TooSlow,
 }
 
 /// Why the history is not on disk, in a word.
@@ -159,7 +162,7 @@ impl HistoryError {
             Self::Damaged { .. } => Reason::Damaged,
             Self::Newer { .. } => Reason::Newer,
             Self::Foreign { .. } => Reason::Foreign,
-            Self::Taken { .. } => Reason::Busy,
+            Self::Taken { .. } | Self::TooSlow => Reason::Busy,
             Self::Missing { .. } | Self::Older { .. } | Self::Row { .. } | Self::Stopped => {
                 Reason::Failed
             }

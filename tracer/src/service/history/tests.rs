@@ -1,6 +1,6 @@
 //! The history as the daemon has it, by way of its thread; and what other tests of it build on.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, sync::mpsc};
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use serde_json::Value;
 
@@ -67,6 +67,18 @@ pub(super) fn run(outcome: Outcome) -> Box<InvocationNews> {
     invocation.agent =
         Some(Agent { name: Some("claude-code".to_owned()), pid: 4200, ..Agent::default() });
     Box::new(InvocationNews { invocation, uid: None, stats: outcome.stats, is_uncertain: false })
+}
+
+/// Fills the queue of one that hangs with what is nobody's.
+pub(super) fn fill(history: &History) {
+    let nobody = Settlement {
+        process: ProcessId { pid: 1, start: 99 },
+        kind: FindingKind::Zombie,
+        at: TOLD,
+        epoch_offset: 0,
+        is_resolved: false,
+    };
+    while history.settle(nobody) {}
 }
 
 pub(super) fn all() -> Query {
@@ -171,7 +183,7 @@ fn what_stood_when_the_daemon_ended_is_settled_by_the_next() {
     assert!(first.flush(PATIENCE));
     drop(first);
     let second = start(folder.path(), "boot");
-    let open = second.open_findings().unwrap();
+    let open = second.open_findings(PATIENCE).unwrap();
     assert_eq!(open.len(), findings.len());
     for (open, finding) in open.iter().zip(&findings) {
         assert_eq!((open.process, open.kind), (finding.process.id, finding.kind));
@@ -181,14 +193,14 @@ fn what_stood_when_the_daemon_ended_is_settled_by_the_next() {
     }
     let settle = |finding: &Finding, at, is_resolved| {
         let (process, kind) = (finding.process.id, finding.kind);
-        second.settle(Settlement { process, kind, at, epoch_offset, is_resolved });
+        assert!(second.settle(Settlement { process, kind, at, epoch_offset, is_resolved }));
     };
     let later = TOLD.after(Duration::from_secs(1));
     settle(&findings[0], later, false);
     settle(&findings[3], later, true);
     // It does not stand any more.
     settle(&findings[3], later.after(Duration::from_secs(9)), false);
-    assert_eq!(second.open_findings().unwrap().len(), findings.len() - 2);
+    assert_eq!(second.open_findings(PATIENCE).unwrap().len(), findings.len() - 2);
     let leaks = second.leaks(all()).unwrap().leaks;
     let of = |finding: &Finding| {
         let key = format!("{}:{}", finding.process.id, finding.kind.as_str());
@@ -215,7 +227,7 @@ fn what_stood_when_the_boot_ended_stands_no_more() {
     assert!(first.flush(PATIENCE));
     drop(first);
     let second = start(folder.path(), "second");
-    assert_eq!(second.open_findings().unwrap(), []);
+    assert_eq!(second.open_findings(PATIENCE).unwrap(), []);
     let leak = second.leaks(all()).unwrap().leaks.remove(0);
     assert!(leak.boot_over && !leak.stands && leak.gone_at.is_none());
     // The same identity in another boot is another process.
@@ -288,7 +300,7 @@ fn what_is_kept_is_listed_only_when_asked_for_and_never_counted() {
     let standing = Query { only_standing: true, ..with_kept };
     assert_eq!(history.leaks(standing).unwrap().total, 0);
     // It may go unnoticed while no daemon runs.
-    assert_eq!(history.open_findings().unwrap().len(), 1);
+    assert_eq!(history.open_findings(PATIENCE).unwrap().len(), 1);
     // Its lease ended.
     history.tell(&news(found(Change::Changed, None, server)));
     assert_eq!(history.leaks(all()).unwrap().total, 1);
@@ -316,25 +328,40 @@ fn runs_that_were_over_by_then_are_not_counted_unless_something_of_them_stands()
 fn full_queue_drops_and_counts_and_does_not_wait() {
     let folder = tempfile::tempdir().unwrap();
     let history = start(folder.path(), "boot");
-    let (release, held) = mpsc::channel::<()>();
-    let (tell, told) = mpsc::channel();
-    let question: Question = Box::new(move |_, _| {
-        tell.send(()).unwrap();
-        assert!(held.recv().is_err());
-        None
-    });
-    history.queue.send(Message::Ask(question)).unwrap();
-    told.recv().unwrap();
+    let hung = history.hangs();
     let finding = opened(sample::four_leaks().findings.remove(0));
     let queued = u64::try_from(MOST_QUEUED).unwrap();
     for _ in 0..queued + 3 {
         history.tell(&finding);
     }
     assert_eq!(history.status().dropped, 3);
-    drop(release);
+    drop(hung);
     assert!(history.flush(PATIENCE));
     assert_eq!(history.status().written, queued);
     assert_eq!(history.shared.queued.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn nobody_waits_longer_than_he_will_for_one_that_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let history = start(folder.path(), "boot");
+    let hung = history.hangs();
+    let moment = Duration::from_millis(1);
+    let too_slow = |history: &History| {
+        assert!(!history.flush(moment));
+        assert!(matches!(history.open_findings(moment), Err(HistoryError::TooSlow)));
+        assert!(matches!(history.open_runs(Duration::ZERO), Err(HistoryError::TooSlow)));
+    };
+    too_slow(&history);
+    fill(&history);
+    too_slow(&history);
+    let run = LostRun { invocation: "7-4200".to_owned(), at: TOLD, epoch_offset: 0 };
+    assert!(!history.close(run.clone()));
+    // It can be told later.
+    assert_eq!(history.status().dropped, 0);
+    drop(hung);
+    assert!(history.flush(PATIENCE));
+    assert!(history.close(run) && history.open_runs(PATIENCE).unwrap().is_empty());
 }
 
 #[test]

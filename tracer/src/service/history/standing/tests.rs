@@ -66,13 +66,13 @@ fn run_that_ended_while_nobody_looked_is_closed_once_and_its_end_is_uncertain() 
     assert!(first.flush(PATIENCE));
     drop(first);
     let second = start(folder, "boot");
-    let open = second.open_runs().unwrap();
+    let open = second.open_runs(PATIENCE).unwrap();
     assert_eq!(open.iter().map(|run| run.root).collect::<Vec<_>>(), [lost, other]);
     assert_eq!(open[0].invocation, lost.to_string());
     let before = [over, other].map(|root| row(folder, root));
     let later = TOLD.after(Duration::from_secs(1));
     let close = |root: ProcessId, at| {
-        second.close(LostRun { invocation: root.to_string(), at, epoch_offset });
+        assert!(second.close(LostRun { invocation: root.to_string(), at, epoch_offset }));
     };
     close(lost, later);
     // They go on no more.
@@ -80,7 +80,7 @@ fn run_that_ended_while_nobody_looked_is_closed_once_and_its_end_is_uncertain() 
     close(over, later);
     // Nobody's.
     close(ProcessId { pid: 1, start: 99 }, later);
-    assert_eq!(second.open_runs().unwrap().len(), 1);
+    assert_eq!(second.open_runs(PATIENCE).unwrap().len(), 1);
     let Row { ended_at, closed_at, is_uncertain, exit, ended_in_json } = row(folder, lost);
     let moment = Moment { at: later, epoch_offset };
     assert_eq!((ended_at, closed_at), (Some(moment.unix(later)), Some(moment.unix(later))));
@@ -105,7 +105,7 @@ fn end_that_was_told_is_kept_when_the_run_is_closed() {
     assert!(history.flush(PATIENCE));
     let before = row(folder, root);
     let later = TOLD.after(Duration::from_secs(1));
-    history.close(LostRun { invocation: root.to_string(), at: later, epoch_offset });
+    assert!(history.close(LostRun { invocation: root.to_string(), at: later, epoch_offset }));
     assert!(history.flush(PATIENCE));
     let moment = Moment { at: later, epoch_offset };
     assert_eq!(before.ended_at, Some(moment.unix(ended)));
@@ -123,8 +123,8 @@ fn runs_of_another_boot_are_not_this_one_s_to_close() {
     assert!(first.flush(PATIENCE));
     drop(first);
     let next = start(folder, "next boot");
-    assert_eq!(next.open_runs().unwrap(), []);
-    next.close(LostRun { invocation: root.to_string(), at: TOLD, epoch_offset: 0 });
+    assert_eq!(next.open_runs(PATIENCE).unwrap(), []);
+    assert!(next.close(LostRun { invocation: root.to_string(), at: TOLD, epoch_offset: 0 }));
     assert!(next.flush(PATIENCE));
     let Row { ended_at, closed_at, is_uncertain, .. } = row(folder, root);
     assert_eq!((ended_at, closed_at.is_some(), is_uncertain), (None, true, false));
