@@ -1,9 +1,11 @@
 //! What the daemon's history holds of runs, as people read it.
 
+use std::fs;
+
 use serde_json::{Value, json};
 use tracer_tests::daemon::Daemon;
 use tracer_tests::run::{Run, Running};
-use tracer_tests::sys::Pid;
+use tracer_tests::sys::{self, Pid};
 use tracer_tests::{binary, bpf, history, proc};
 
 /// A workload that is an agent of this name and lets a child stand until it is released.
@@ -159,4 +161,21 @@ fn who_is_ended_on_request_is_in_the_history_whatever_was_found_of_it() {
     assert_eq!(of(survivor, "receipts", "kind, result"), json!([["survivor", "ended"]]));
     assert_eq!(ended(&daemon), json!({"for_leaks": 0, "on_request": 2}));
     drop(finished);
+}
+
+#[test]
+fn new_limits_hold_from_the_reload_on() {
+    let mut daemon = Daemon::started("");
+    finish(agent("limited").start());
+    run_of(&daemon, "limited", "closed_at", |row| row[0].is_i64());
+    let config = daemon.path("tracer.toml");
+    let text = fs::read_to_string(&config).expect("its configuration");
+    let text = text.replace("[history]\n", "[history]\nmax_age = '1ms'\n");
+    fs::write(&config, text).expect("a new configuration");
+    sys::kill(daemon.pid(), libc::SIGHUP);
+    daemon.until_said("goes by the new configuration");
+    proc::until("what is too old is removed", || {
+        let query = "select count(*) from invocations where agent = 'limited'";
+        (history::rows(&daemon.path("history.db"), query) == json!([[0]])).then_some(())
+    });
 }

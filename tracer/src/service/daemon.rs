@@ -526,6 +526,7 @@ impl Daemon {
                     control.set_group(config.api.group);
                 }
                 log::set_max_level(config.log.level);
+                self.outlets.reconfigure(&config);
                 self.config = *config;
                 // Whom the new rules know for an agent may run already.
                 let looked = self.look_around();

@@ -26,7 +26,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{self, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
@@ -95,6 +95,15 @@ impl Default for Options {
     }
 }
 
+/// How much is kept on disk: see [`Options::max_age`] and [`Options::max_size`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// For how long.
+    pub max_age: Duration,
+    /// Bytes.
+    pub max_size: u64,
+}
+
 /// Where the history is kept now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -132,6 +141,8 @@ struct Shared {
     bytes: AtomicU64,
     /// Bytes that wait in the queue.
     queued: AtomicUsize,
+    /// What it was told to go by and does not yet. Held for no longer than it takes to copy it.
+    limits: Mutex<Option<Limits>>,
 }
 
 impl Shared {
@@ -142,7 +153,12 @@ impl Shared {
             written: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             queued: AtomicUsize::new(0),
+            limits: Mutex::new(None),
         }
+    }
+
+    fn limits(&self) -> MutexGuard<'_, Option<Limits>> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn put(&self, mode: Mode, reason: Option<Reason>) {
@@ -154,7 +170,7 @@ impl Shared {
     }
 
     fn read(&self) -> HistoryStatus {
-        let Self { place, dropped, written, bytes, queued: _ } = self;
+        let Self { place, dropped, written, bytes, queued: _, limits: _ } = self;
         let (mode, reason) = *place.lock().unwrap_or_else(PoisonError::into_inner);
         HistoryStatus {
             mode,
@@ -173,6 +189,8 @@ enum Message {
     /// What is to be kept, and how many bytes of the queue's it holds.
     Tell(Told, usize),
     Ask(Question),
+    /// There are new limits.
+    Limited,
 }
 
 /// The history. Dropped, it keeps what it was told by then, in its own time; see [`History::flush`].
@@ -233,6 +251,13 @@ impl History {
             self.shared.queued.fetch_sub(bytes, Ordering::Relaxed);
             self.shared.drop_news(1);
         }
+    }
+
+    /// From now on keeps no more than this: what is beyond is removed at once. Never waits.
+    pub fn limit(&self, limits: Limits) {
+        *self.shared.limits() = Some(limits);
+        // Where there is no room for that, there is something that wakes it as well.
+        let _ = self.queue.try_send(Message::Limited);
     }
 
     /// How it does. Never waits.

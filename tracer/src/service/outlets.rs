@@ -88,6 +88,14 @@ impl Outlets {
         Ok(Self { history, sinks, followers, metrics, inherited })
     }
 
+    /// From now on goes by what of this can hold without a restart.
+    pub fn reconfigure(&self, config: &Config) {
+        if let (Some(history), Some(kept)) = (&self.history, &config.history) {
+            let config::History { path: _, max_age, max_size } = kept;
+            history.limit(history::Limits { max_age: *max_age, max_size: *max_size });
+        }
+    }
+
     /// Tells something, waiting for nobody.
     pub fn tell(&mut self, mut news: News) {
         if !self.inherited.recognise(&mut news.what) {

@@ -26,9 +26,9 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    EndedOnRequest, FindingKey, HistoryError, LostRun, Message, Mode, Options, Question, Reason,
-    Settlement, Shared, now, on_request,
-    retention::{self, Limits},
+    EndedOnRequest, FindingKey, HistoryError, Limits, LostRun, Message, Mode, Options, Question,
+    Reason, Settlement, Shared, now, on_request,
+    retention::{self, Bounds},
     rows,
     schema::TABLES,
     standing, store,
@@ -121,13 +121,27 @@ impl Keeper {
                     self.take(told);
                 }
                 Ok(Message::Ask(question)) => self.answer(question),
+                Ok(Message::Limited) => {}
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     self.commit();
                     return;
                 }
             }
+            self.go_by_new_limits();
             self.do_what_is_due(Instant::now());
+        }
+    }
+
+    /// Removes what is beyond them, if there are any.
+    fn go_by_new_limits(&mut self) {
+        let Some(limits) = self.shared.limits().take() else { return };
+        let Limits { max_age, max_size } = limits;
+        let Options { max_age: old_age, max_size: old_size, .. } = &mut self.options;
+        if (max_age, max_size) != (mem::replace(old_age, max_age), mem::replace(old_size, max_size))
+        {
+            self.commit();
+            self.maintain();
         }
     }
 
@@ -363,7 +377,7 @@ impl Keeper {
     fn retain(&mut self, oldest: i64, max_size: u64) {
         let Some(connection) = self.place.connection() else { return };
         let retained =
-            retention::retain(connection, Limits { oldest, max_size }).and_then(|removed| {
+            retention::retain(connection, Bounds { oldest, max_size }).and_then(|removed| {
                 connection.execute_batch("PRAGMA shrink_memory")?;
                 Ok(removed)
             });

@@ -22,7 +22,7 @@ const PARTS: [(&str, &str); 3] = [
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct Bounds {
     /// What was closed before is removed: ns since the epoch.
     pub(super) oldest: i64,
     /// Bytes of the whole database.
@@ -30,8 +30,8 @@ pub(super) struct Limits {
 }
 
 /// Removes what is to go and gives its pages back to the file system. Says how many rows it was.
-pub(super) fn retain(connection: &mut Connection, limits: Limits) -> rusqlite::Result<u64> {
-    let Limits { oldest, max_size } = limits;
+pub(super) fn retain(connection: &mut Connection, bounds: Bounds) -> rusqlite::Result<u64> {
+    let Bounds { oldest, max_size } = bounds;
     let mut removed = remove(connection, oldest)?;
     while used(connection)? > max_size {
         let Some(closed_by) = oldest_portion(connection)? else { break };

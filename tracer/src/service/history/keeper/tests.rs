@@ -14,10 +14,10 @@ use crate::{
     lineage::{ActionResult, Finding, FindingState, Nanos},
     report::sample,
     service::history::{
-        History, HistoryStatus, Leak,
+        History, HistoryStatus, Leak, Limits,
         on_request::tests::asked,
         query::{self, Query},
-        tests::{PATIENCE, all, found, news_at, offset, options, origin, run},
+        tests::{PATIENCE, all, fill, found, news_at, offset, options, origin, run},
     },
 };
 
@@ -325,6 +325,38 @@ fn large_database_shrinks_from_its_oldest_end() {
         .collect();
     assert_eq!(kept, newest);
     assert_eq!(keeper.status().dropped, 0);
+}
+
+#[test]
+fn new_limits_hold_at_once_also_where_nothing_more_can_be_told() {
+    for is_full in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let hour = Duration::from_secs(3600);
+        let history = History::start(options(folder.path()), origin("boot"));
+        for number in 0..200 {
+            history.tell(&closed(number, Duration::from_secs(200 - number)));
+        }
+        history.tell(&closed(200, hour * 2));
+        assert!(history.flush(PATIENCE));
+        let with = |limits| {
+            let hung = history.hangs();
+            if is_full {
+                fill(&history);
+            }
+            history.limit(limits);
+            drop(hung);
+            assert!(history.flush(PATIENCE));
+            history.leaks(all()).unwrap().total
+        };
+        let Options { max_age, max_size, .. } = Options::default();
+        assert_eq!(with(Limits { max_age, max_size }), 201);
+        assert_eq!(with(Limits { max_age: hour, max_size }), 200);
+        let before = history.status().bytes;
+        let left = with(Limits { max_age: hour, max_size: before / 2 });
+        assert!((1..200).contains(&left), "{left}");
+        assert!(history.status().bytes <= before / 2);
+        assert_eq!(history.status().dropped, 0);
+    }
 }
 
 #[test]

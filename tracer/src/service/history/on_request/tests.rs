@@ -12,7 +12,7 @@ use crate::{
     service::{
         history::{
             Ended, History, Options, now, render,
-            retention::{self, Limits},
+            retention::{self, Bounds},
             rows, schema,
             tests::{PATIENCE, TOLD, found, news_at, offset, options, origin, run},
         },
@@ -178,7 +178,7 @@ fn receipts_go_by_age_and_by_size_and_a_run_not_before_them() {
     };
     let mut retain = |ago: Duration, max_size| {
         let oldest = now() - i64::try_from(ago.as_nanos()).unwrap();
-        retention::retain(&mut database, Limits { oldest, max_size }).unwrap();
+        retention::retain(&mut database, Bounds { oldest, max_size }).unwrap();
         (count(&database, "on_request"), count(&database, "invocations"))
     };
     assert_eq!(retain(day * 7 / 2, u64::MAX), (3, 1), "something of the run is kept");
