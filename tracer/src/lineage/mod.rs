@@ -15,6 +15,7 @@
 //! When [`Lineage::is_settled`], [`Lineage::outcome`] tells the result.
 
 mod agents;
+mod ancestors;
 mod announcement;
 mod blame;
 mod calls;

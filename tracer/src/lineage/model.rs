@@ -217,8 +217,10 @@ pub struct Ancestor {
     pub pid: u32,
     /// Short name.
     pub name: Vec<u8>,
-    /// Arguments.
+    /// The first of its arguments.
     pub args: Vec<Vec<u8>>,
+    /// There are more, or longer ones.
+    pub args_truncated: bool,
     /// How it ended; `None` while it lives.
     pub exit: Option<Exit>,
 }

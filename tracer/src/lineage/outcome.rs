@@ -9,8 +9,8 @@ use super::{
     findings::{Alike, Record},
     life::Reaper,
     model::{
-        Action, Adopter, Ancestor, Exit, Finding, FindingKind, FindingState, Invocation, Kept,
-        Nanos, OnRequest, Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
+        Action, Adopter, Exit, Finding, FindingKind, FindingState, Invocation, Kept, Nanos,
+        OnRequest, Outcome, Parent, Process, ProcessId, Sender, Verdict, Waits,
     },
     recover::Gap,
     table::{Entry, OOM, Reap},
@@ -40,9 +40,6 @@ impl std::fmt::Debug for Policy<'_> {
 
 /// Kinds that fail the gate unless told otherwise.
 pub const DEFAULT_FAIL_ON: [FindingKind; 2] = [FindingKind::Zombie, FindingKind::Survivor];
-
-/// Most ancestors told of one process: beyond, the middle is left out.
-const MAX_LINEAGE: usize = 64;
 
 impl Lineage {
     /// Judges the run at `now`. `command` is the command line that was asked for, `epoch_offset`
@@ -333,43 +330,6 @@ impl Lineage {
         } else {
             name.to_vec()
         }
-    }
-
-    /// Ancestors by fork, root first, and how many were left out of the middle.
-    fn lineage_of(&self, entry: &Entry) -> (Vec<Ancestor>, u32) {
-        let mut ancestors = Vec::new();
-        // Ancestors below the last and above the first gap, and how many are in it.
-        let (mut below, mut above, mut elided) = (None, 0, entry.elided as usize);
-        let mut id = entry.forker;
-        while let Some(entry) = self.table.get(id) {
-            ancestors.push(Ancestor {
-                pid: entry.pids.shown(),
-                name: entry.program.name().to_vec(),
-                args: split_args(&entry.program.args),
-                exit: self.exit_of(id),
-            });
-            if entry.elided > 0 {
-                below.get_or_insert(ancestors.len());
-                above = ancestors.len();
-                elided += entry.elided as usize;
-            }
-            // A forker is older; what says otherwise is damage, and would go round in circles.
-            if Some(id) == self.root || entry.forker.start >= id.start {
-                break;
-            }
-            id = entry.forker;
-        }
-        let half = MAX_LINEAGE / 2;
-        let all = ancestors.len();
-        let (tail, head) = match below {
-            Some(below) => (below.min(half), (all - above).min(half)),
-            None if all > MAX_LINEAGE => (half, half),
-            None => (all, 0),
-        };
-        elided += all - head - tail;
-        ancestors.drain(tail..all - head);
-        ancestors.reverse();
-        (ancestors, u32::try_from(elided).unwrap_or(u32::MAX))
     }
 
     fn parent_of(&self, record: &Record, entry: &Entry) -> Option<Parent> {

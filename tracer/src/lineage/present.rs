@@ -2,16 +2,10 @@
 
 use super::{
     Lineage,
-    model::{
-        Agent, Ancestor, Attribution, Exit, FindingKind, FindingState, Nanos, Process, ProcessId,
-    },
-    outcome::split_args,
+    model::{Agent, Attribution, Exit, FindingKind, FindingState, Nanos, Process, ProcessId},
     table::GONE,
     watched::Watched,
 };
-
-/// Most ancestors that are told of one process: of more the oldest are left out, but for the root.
-const MOST_ANCESTORS: usize = 64;
 
 /// A process that is there: it lives, or nobody has reaped it as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,25 +81,6 @@ impl Lineage {
             findings: FindingKind::ALL.iter().filter_map(stands).collect(),
             kept_by,
         })
-    }
-
-    /// Those that a process descends from by forks, the root first.
-    #[must_use]
-    pub fn ancestors(&self, id: ProcessId) -> Vec<(ProcessId, Ancestor)> {
-        let mut ancestors: Vec<_> = self.generations(id).skip(1).collect();
-        if ancestors.len() > MOST_ANCESTORS {
-            ancestors.drain(MOST_ANCESTORS - 1..ancestors.len() - 1);
-        }
-        let told = ancestors.into_iter().rev().map(|(id, entry)| {
-            let ancestor = Ancestor {
-                pid: entry.pids.shown(),
-                name: entry.program.name().to_vec(),
-                args: split_args(&entry.program.args),
-                exit: self.exit_of(id),
-            };
-            (id, ancestor)
-        });
-        told.collect()
     }
 
     /// What [`Lineage::standing`] tells of, each to be told by [`Lineage::stands_now`].

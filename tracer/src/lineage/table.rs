@@ -37,14 +37,17 @@ pub(crate) struct Program {
 
 impl Program {
     /// Last component of the path; of the first argument where the path is a link in `/proc`,
-    /// as when a program executes itself under another name.
+    /// as when a program executes itself under another name. No longer than a file's name can be.
     pub(crate) fn name(&self) -> &[u8] {
+        /// `NAME_MAX`: the argument may be any.
+        const MOST: usize = 255;
         let path = if self.exe.starts_with(b"/proc/") {
             self.args.split(|&byte| byte == 0).next().unwrap_or_default()
         } else {
             &self.exe
         };
-        path.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
+        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        name.get(..MOST).unwrap_or(name)
     }
 
     /// What an interpreter was told to run.

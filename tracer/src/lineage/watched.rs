@@ -9,7 +9,9 @@ use super::{
     agents::InvocationIndex,
     calls::{Call, CallIndex},
     event::Event,
-    model::{Finding, FindingKind, FindingState, Invocation, Nanos, Pids, ProcessId, Stats},
+    model::{
+        Finding, FindingKind, FindingState, Invocation, Nanos, Pids, Process, ProcessId, Stats,
+    },
     outcome::split_args,
     table::{GONE, Program, Reap},
 };
@@ -163,6 +165,17 @@ impl Lineage {
         let mut finding = self.finding(record, now)?;
         finding.id = u32::try_from(record.number).unwrap_or(u32::MAX);
         Some(Watched { finding, gone_at, kept_by: self.kept_by(id, now) })
+    }
+
+    /// Adds to a finding that was withdrawn what it says of its process besides what it was: program,
+    /// arguments, ancestors, and whose call it was, if the process is known still.
+    pub fn complete(&self, finding: &mut Finding) {
+        let id = finding.process.id;
+        let Some(entry) = self.table.get(id) else { return };
+        let Process { exe, args, .. } = self.process(id, entry, self.findings.observation(id));
+        (finding.process.exe, finding.process.args) = (exe, args);
+        (finding.lineage, finding.lineage_elided) = self.lineage_of(entry);
+        finding.tool_call = self.attribution(id);
     }
 
     /// Whether there is a finding that is kept whole.

@@ -17,6 +17,7 @@ mod run;
 mod story;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -96,7 +97,10 @@ pub struct Node {
     touched: BTreeSet<RunId>,
     /// Those that turned out to be agents.
     agents: VecDeque<(RunId, ProgramSeen)>,
-    outputs: VecDeque<Output>,
+    questions: VecDeque<Output>,
+    /// Runs of which something may be new, as of then.
+    telling: BTreeSet<RunId>,
+    settled_at: Nanos,
     refused_announcements: u64,
     /// See [`Node::unowned_at`].
     unowned_at: Nanos,
@@ -127,7 +131,9 @@ impl Node {
             deadlines: BTreeSet::new(),
             touched: BTreeSet::new(),
             agents: VecDeque::new(),
-            outputs: VecDeque::new(),
+            questions: VecDeque::new(),
+            telling: BTreeSet::new(),
+            settled_at: Nanos(0),
             refused_announcements: 0,
             unowned_at: Nanos(0),
         }
@@ -440,12 +446,14 @@ impl Node {
     /// Looks what is new in the runs that something was given to: before outputs are polled, once for as
     /// many events as there were at once.
     pub fn settle(&mut self, now: Nanos) {
+        self.settled_at = now;
         for run in std::mem::take(&mut self.touched) {
             let Some(known) = self.runs.get_mut(&run) else { continue };
             while let Some(question) = known.lineage.poll_output() {
-                self.outputs.push_back(Output::Ask { run, question });
+                self.questions.push_back(Output::Ask { run, question });
             }
-            self.outputs.extend(known.news(now).into_iter().map(Output::News));
+            known.look();
+            self.telling.insert(run);
             let deadline = known.lineage.next_deadline();
             if known.deadline != deadline {
                 if let Some(before) = known.deadline {
@@ -453,9 +461,6 @@ impl Node {
                 }
                 self.deadlines.extend(deadline.map(|at| (at, run)));
                 known.deadline = deadline;
-            }
-            if !known.is_held && known.lineage.live() == 0 && known.lineage.is_over() {
-                self.forget(run);
             }
         }
     }
@@ -479,9 +484,23 @@ impl Node {
         }
     }
 
-    /// What the node wants next; `None`: nothing for now.
+    /// What the node wants next; `None`: nothing for now. A run that is over is forgotten once all that
+    /// was new of it has been told.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        if let Some(question) = self.questions.pop_front() {
+            return Some(question);
+        }
+        while let Some(&run) = self.telling.first() {
+            let known = self.runs.get_mut(&run);
+            if let Some(news) = known.and_then(|known| known.next_news(self.settled_at)) {
+                return Some(Output::News(news));
+            }
+            self.telling.remove(&run);
+            if self.runs.get(&run).is_some_and(Run::is_done) {
+                self.forget(run);
+            }
+        }
+        None
     }
 
     /// The run of the process that last had this pid in the tracer's PID namespace.

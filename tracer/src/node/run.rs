@@ -1,10 +1,13 @@
 //! One agent's run on a node, and what was told of it.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use super::{Change, FindingNews, InvocationNews, Losses, What};
+use super::{
+    Change, FindingNews, InvocationNews, Losses, What,
+    told::{Seen, Told},
+};
 use crate::lineage::{
     DEFAULT_FAIL_ON, Event, FindingKind, FindingState, Lineage, Nanos, ProcessId, RecoveredProcess,
     Watched,
@@ -96,6 +99,8 @@ pub(super) struct Run {
     pub(super) lost_forks: bool,
     /// Those that were gone when it was adopted, of whose going nothing more is told.
     pub(super) reaped: Vec<ProcessId>,
+    /// Findings of which something may be new.
+    changed: VecDeque<(ProcessId, FindingKind)>,
     /// What was told of each finding that may still change.
     told: HashMap<(ProcessId, FindingKind), Told>,
     /// From so many on those that are over are dropped.
@@ -111,17 +116,6 @@ pub(super) struct Run {
 /// Below so many it does not matter.
 const MANY_TOLD: usize = 1024;
 
-/// What was told of a finding.
-#[derive(Clone, Debug)]
-struct Told {
-    is_gone: bool,
-    state: FindingState,
-    /// Of all else that is worth telling.
-    digest: u64,
-    /// To be told of once more if it is withdrawn.
-    last: Box<FindingNews>,
-}
-
 impl Run {
     pub(super) fn new(
         lineage: Lineage,
@@ -136,6 +130,7 @@ impl Run {
             losses,
             lost_forks: false,
             reaped,
+            changed: VecDeque::new(),
             told: HashMap::new(),
             told_at_most: 0,
             is_opened: false,
@@ -149,41 +144,53 @@ impl Run {
         self.lost_forks || self.lineage.is_uncertain()
     }
 
-    /// What is new.
-    pub(super) fn news(&mut self, now: Nanos) -> Vec<What> {
-        let mut news = Vec::new();
+    /// Looks what may be new, for [`Run::next_news`] to tell.
+    pub(super) fn look(&mut self) {
         if self.is_at_start {
             let root = self.lineage.root().unwrap_or_default();
             let executed = self.lineage.executed_at(root).is_some_and(|at| at > Nanos(0));
             if !executed && !self.lineage.root_has_ended() {
-                return news;
+                return;
             }
             self.is_at_start = false;
         }
-        if !std::mem::replace(&mut self.is_opened, true) {
-            news.push(What::Opened(Box::new(self.invocation())));
-        }
         self.drop_what_is_over();
-        let changed = self.lineage.take_changed();
-        if !changed.is_empty() {
-            let invocation = self.id();
-            for (process, kind) in changed {
-                let watched = self.lineage.watched(process, kind, now);
-                news.extend(self.finding(&invocation, (process, kind), watched));
+        self.changed.extend(self.lineage.take_changed());
+    }
+
+    /// The next that is new; `None`: nothing more is. Each is made when it is asked for: many may become
+    /// news at once, and all of them together would take far more room than what is known of them.
+    pub(super) fn next_news(&mut self, now: Nanos) -> Option<What> {
+        if self.is_at_start {
+            return None;
+        }
+        if !std::mem::replace(&mut self.is_opened, true) {
+            return Some(What::Opened(Box::new(self.invocation())));
+        }
+        while let Some((process, kind)) = self.changed.pop_front() {
+            let watched = self.lineage.watched(process, kind, now);
+            if let Some(news) = self.finding((process, kind), watched) {
+                return Some(What::Finding(news));
             }
         }
         if !self.is_ended && self.lineage.is_settled() {
             self.is_ended = true;
-            news.push(What::Ended(Box::new(self.invocation())));
+            return Some(What::Ended(Box::new(self.invocation())));
         }
-        news
+        None
+    }
+
+    /// Whether nothing about it can change and nobody is at it.
+    pub(super) fn is_done(&self) -> bool {
+        !self.is_held && self.lineage.live() == 0 && self.lineage.is_over()
     }
 
     /// Of what is over the core keeps little, and no more can change.
     fn drop_what_is_over(&mut self) {
         if self.told.len() > self.told_at_most.max(MANY_TOLD) {
             let lineage = &self.lineage;
-            self.told.retain(|&(id, kind), told| !told.is_gone || lineage.has_finding(id, kind));
+            self.told
+                .retain(|&(id, kind), told| !told.seen.is_gone || lineage.has_finding(id, kind));
             self.told_at_most = 2 * self.told.len();
         }
     }
@@ -203,52 +210,25 @@ impl Run {
 
     fn finding(
         &mut self,
-        invocation: &str,
         key: (ProcessId, FindingKind),
         watched: Option<Watched>,
-    ) -> Option<What> {
-        let before = self.told.get(&key);
+    ) -> Option<Box<FindingNews>> {
         let Some(Watched { mut finding, gone_at, kept_by }) = watched else {
             // Withdrawn before it was told, it never was; and what is over may be kept no more.
-            let Told { is_gone, mut last, .. } = self.told.remove(&key)?;
-            last.change = Change::Withdrawn;
-            return (!is_gone).then_some(What::Finding(last));
-        };
-        let digest = digest(&finding, kept_by.as_deref());
-        let is_gone = gone_at.is_some();
-        let change = match before {
-            None => Change::Opened,
-            Some(before) if before.state != finding.state => match finding.state {
-                FindingState::Resolved(_) => Change::Resolved,
-                FindingState::Open => Change::Changed,
-            },
-            Some(before) if is_gone && !before.is_gone => Change::Gone,
-            Some(before) if before.digest != digest => Change::Changed,
-            Some(_) => return None,
+            let told = self.told.remove(&key)?;
+            return (!told.seen.is_gone).then(|| told.withdrawn(&self.lineage));
         };
         finding.counted = kept_by.is_none()
             && finding.state == FindingState::Open
             && DEFAULT_FAIL_ON.contains(&finding.kind);
-        let state = finding.state;
-        let invocation = invocation.to_owned();
-        let uid = self.lineage.root_uid();
-        let news = FindingNews { invocation, change, uid, gone_at, kept_by, finding };
-        let last = Box::new(news.clone());
-        self.told.insert(key, Told { is_gone, state, digest, last });
-        Some(What::Finding(Box::new(news)))
+        let (invocation, uid) = (self.id(), self.lineage.root_uid());
+        let change = Change::Opened;
+        let mut news = Box::new(FindingNews { invocation, change, uid, gone_at, kept_by, finding });
+        let seen = Seen::of(&news);
+        if let Some(before) = self.told.get(&key) {
+            news.change = seen.since(before)?;
+        }
+        self.told.insert(key, Told::of(&mut news, seen));
+        Some(news)
     }
-}
-
-/// Of what a finding tells besides its state and times.
-fn digest(finding: &crate::lineage::Finding, kept_by: Option<&str>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let crate::lineage::Finding {
-        adopter, exit, cause, agent, tool_call, resources, blocked, ..
-    } = finding;
-    let action = finding.action.as_ref().map(|action| &action.receipt);
-    let told = format!(
-        "{adopter:?}{exit:?}{cause:?}{agent:?}{tool_call:?}{resources:?}{blocked:?}{action:?}{kept_by:?}"
-    );
-    told.hash(&mut hasher);
-    hasher.finish()
 }

@@ -1,5 +1,7 @@
 //! What a node keeps of processes whose end is told late, or never.
 
+mod burst;
+
 use super::*;
 
 const INIT: ProcessId = ProcessId { pid: 1, start: 1 };

@@ -197,6 +197,9 @@ pub(crate) struct AncestorEntry {
     pid: u32,
     name: String,
     args: Vec<String>,
+    /// Only where it is so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    args_truncated: bool,
     exit: Option<ExitEntry>,
 }
 
@@ -527,9 +530,14 @@ impl From<&Exit> for ExitEntry {
 
 impl From<&Ancestor> for AncestorEntry {
     fn from(ancestor: &Ancestor) -> Self {
-        let Ancestor { pid, name, args, exit } = ancestor;
-        let exit = exit.as_ref().map(ExitEntry::from);
-        Self { pid: *pid, name: lossless(name), args: all_lossless(args), exit }
+        let Ancestor { pid, name, args, args_truncated, exit } = ancestor;
+        Self {
+            pid: *pid,
+            name: lossless(name),
+            args: all_lossless(args),
+            args_truncated: *args_truncated,
+            exit: exit.as_ref().map(ExitEntry::from),
+        }
     }
 }
 

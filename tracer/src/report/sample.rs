@@ -59,7 +59,7 @@ pub(crate) fn process(pid: u32, args: &[&str]) -> Process {
 
 pub(crate) fn ancestor(pid: u32, args: &[&str], exit: Option<Exit>) -> Ancestor {
     let Process { name, args, .. } = process(pid, args);
-    Ancestor { pid, name, args, exit }
+    Ancestor { pid, name, args, args_truncated: false, exit }
 }
 
 fn agent() -> Ancestor {
@@ -284,7 +284,10 @@ pub(crate) fn odd() -> Outcome {
     };
     let end = Exit { oom: true, ..killed(9, None) };
     let agent = ancestor(4200, &["claude"], Some(end.clone()));
-    let shells = (0..30).map(|n| ancestor(800 - n, &["bash", "-c", "..."], None));
+    let shells = (0..30).map(|n| Ancestor {
+        args_truncated: n == 29,
+        ..ancestor(800 - n, &["bash", "-c", "..."], None)
+    });
     let deep: Vec<Ancestor> = std::iter::once(agent.clone()).chain(shells).collect();
     let hidden = Process {
         pids: Pids { host: 90_002, local: None, namespace: 9, level: 3 },

@@ -315,7 +315,7 @@ fn same_end(one: Option<&Exit>, other: Option<&Exit>) -> bool {
 
 impl<'a> From<&'a Ancestor> for Seen<'a> {
     fn from(ancestor: &'a Ancestor) -> Self {
-        let Ancestor { pid, name, args, exit } = ancestor;
+        let Ancestor { pid, name, args, args_truncated: _, exit } = ancestor;
         Self { pid: *pid, name, args, exit: exit.as_ref() }
     }
 }

@@ -135,7 +135,8 @@ fn play(inquiry: Inquiry, known: &Known, describe: &Mutex<HashSet<ProcessId>>) {
         }
         Inquiry::Ancestors(_, reply) => {
             let args = vec![b"mysql".to_vec(), b"-psecret-of-root".to_vec()];
-            let ancestor = Ancestor { pid: 1, name: b"mysql".to_vec(), args, exit: None };
+            let name = b"mysql".to_vec();
+            let ancestor = Ancestor { pid: 1, name, args, args_truncated: false, exit: None };
             reply.send(vec![(ProcessId { pid: 1, start: 1 }, ancestor)]).unwrap();
         }
         Inquiry::Standing(reply) => {
