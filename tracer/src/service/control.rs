@@ -19,6 +19,7 @@ mod peer;
 mod place;
 mod ports;
 pub mod protocol;
+mod room;
 mod serve;
 pub mod status;
 #[cfg(test)]

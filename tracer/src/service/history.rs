@@ -48,7 +48,7 @@ pub use standing::{LostRun, OpenFinding, OpenRun, Over, Settlement};
 use super::news::{FindingNews, InvocationNews, News, Origin, What};
 use crate::{
     escape,
-    lineage::{FindingKind, ProcessId},
+    lineage::{FindingKind, Process, ProcessId},
 };
 use keeper::{Keeper, Told};
 
@@ -450,7 +450,13 @@ pub(super) fn weight(news: &News) -> usize {
         What::Finding(news) => {
             let FindingNews { finding, .. } = &**news;
             let lineage = finding.lineage.iter().map(|ancestor| words(&ancestor.args) + 100);
-            words(&finding.process.args) + lineage.sum::<usize>()
+            let Process { exe, args, cwd, cgroup, .. } = &finding.process;
+            let paths = [exe, cwd, cgroup].into_iter().flatten().map(Vec::len).sum::<usize>();
+            let call = finding.tool_call.as_ref();
+            let summary = call.and_then(|call| call.summary.as_ref()).map_or(0, Vec::len);
+            let child = call.and_then(|call| call.child.as_ref());
+            let child = child.map_or(0, |child| words(&child.args));
+            words(args) + paths + summary + child + lineage.sum::<usize>()
         }
     };
     size_of::<News>() + 1024 + held

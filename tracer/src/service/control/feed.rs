@@ -5,12 +5,13 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use tokio::sync::mpsc;
 
+use super::room::{Place, Room};
 use crate::{
     lineage::Nanos,
     service::{
@@ -52,19 +53,25 @@ pub(super) struct Feed {
     recent: VecDeque<Arc<Told>>,
     bytes: usize,
     followers: Vec<Follower>,
+    /// Bytes that wait for those who are not trusted.
+    strangers: Arc<AtomicUsize>,
     missed: u64,
 }
 
 #[derive(Debug)]
 struct Follower {
-    queue: mpsc::Sender<Arc<Told>>,
+    queue: mpsc::Sender<Waiting>,
+    room: Room,
     missed: Arc<AtomicU64>,
 }
+
+/// News that wait for a follower, and the room that they take meanwhile.
+type Waiting = (Arc<Told>, Place);
 
 /// A follower's end.
 #[derive(Debug)]
 pub(super) struct Following {
-    queue: mpsc::Receiver<Arc<Told>>,
+    queue: mpsc::Receiver<Waiting>,
     missed: Arc<AtomicU64>,
 }
 
@@ -84,7 +91,7 @@ impl Following {
         {
             return Some(missed);
         }
-        self.queue.recv().await.map(Next::News)
+        self.queue.recv().await.map(|(told, _)| Next::News(told))
     }
 
     /// How many he has missed since that was last told, if any.
@@ -99,16 +106,18 @@ impl Feed {
     pub(super) fn tell(&mut self, news: &News) {
         let told = Arc::new(Told::new(news.clone()));
         let missed = &mut self.missed;
-        self.followers.retain(|Follower { queue, missed: his }| {
-            match queue.try_send(Arc::clone(&told)) {
-                Ok(()) => true,
-                Err(mpsc::error::TrySendError::Full(_)) => {
-                    his.fetch_add(1, Ordering::Relaxed);
-                    *missed += 1;
-                    true
-                }
-                Err(mpsc::error::TrySendError::Closed(_)) => false,
+        self.followers.retain(|follower| {
+            let Follower { queue, room, missed: his } = follower;
+            if queue.is_closed() {
+                return false;
             }
+            let place = room.take(told.weight);
+            let sent = place.map(|place| queue.try_send((Arc::clone(&told), place)));
+            if !matches!(sent, Some(Ok(()))) {
+                his.fetch_add(1, Ordering::Relaxed);
+                *missed += 1;
+            }
+            true
         });
         self.bytes += told.weight;
         self.recent.push_back(told);
@@ -124,10 +133,14 @@ impl Feed {
     }
 
     /// From now on he is told.
-    pub(super) fn follow(&mut self) -> Following {
+    pub(super) fn follow(&mut self, is_trusted: bool) -> Following {
         let (queue, queued) = mpsc::channel(MOST_QUEUED);
         let missed = Arc::new(AtomicU64::new(0));
-        self.followers.push(Follower { queue, missed: Arc::clone(&missed) });
+        self.followers.push(Follower {
+            queue,
+            room: Room::new((!is_trusted).then_some(&self.strangers)),
+            missed: Arc::clone(&missed),
+        });
         Following { queue: queued, missed }
     }
 
@@ -140,6 +153,7 @@ impl Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::control::room;
     use crate::{
         node::{Change, FindingNews, What},
         report::sample,
@@ -161,7 +175,7 @@ mod tests {
     #[test]
     fn slow_follower_is_told_how_many_he_missed_after_those_he_did_not() {
         let mut feed = Feed::default();
-        let (mut slow, mut gone) = (feed.follow(), feed.follow());
+        let (mut slow, mut gone) = (feed.follow(true), feed.follow(true));
         feed.tell(&news(1, 1));
         runtime().block_on(gone.next());
         drop(gone);
@@ -179,6 +193,26 @@ mod tests {
         feed.tell(&news(9999, 1));
         let next = runtime().block_on(slow.next());
         assert!(matches!(next, Some(Next::News(told)) if told.news.at == Nanos(9999)));
+    }
+
+    #[test]
+    fn slow_follower_misses_what_is_large_before_many_wait() {
+        let mut feed = Feed::default();
+        let mut slow = feed.follow(false);
+        (1..=100).for_each(|at| feed.tell(&news(at, room::MOST_OF_ONE / 10)));
+        let all = async {
+            for at in 1..=9 {
+                let Some(Next::News(told)) = slow.next().await else { panic!("{at}") };
+                assert_eq!(told.news.at, Nanos(at));
+            }
+            assert!(matches!(slow.next().await, Some(Next::Missed(91))));
+        };
+        runtime().block_on(all);
+        // What he has got takes no room any more.
+        feed.tell(&news(101, room::MOST_OF_ONE / 10));
+        let next = runtime().block_on(slow.next());
+        assert!(matches!(next, Some(Next::News(told)) if told.news.at == Nanos(101)));
+        assert_eq!(feed.strangers.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Hall {
         let (before, following) = {
             // At once: nothing is told twice or missed in between.
             let mut feed = world.shared.feed();
-            (feed.since(since), follow.then(|| feed.follow()))
+            (feed.since(since), follow.then(|| feed.follow(asker.is_trusted)))
         };
         for told in before {
             if !self.tell(stream, asker, &told).await {
