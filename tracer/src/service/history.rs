@@ -75,7 +75,8 @@ pub struct Options {
     pub database: PathBuf,
     /// For how long, from the end of a run or of a finding on. What stands is never removed.
     pub max_age: Duration,
-    /// Largest database on disk, bytes. What is closed goes first that closed first.
+    /// Largest database on disk, bytes. What is closed goes first that closed first; where that is not enough
+    /// no more is taken in that stands.
     pub max_size: u64,
     /// Largest database in memory, bytes, while there can be none on disk.
     pub max_memory: u64,

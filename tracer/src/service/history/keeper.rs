@@ -43,6 +43,8 @@ const MOST_PENDING: usize = 500;
 const LEAST_AT_ONCE: usize = 8;
 /// How often what is too old is looked for.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(10 * 60);
+/// How often it is looked whether what stands leaves room again.
+const SHRINK_EVERY: Duration = Duration::from_secs(10);
 /// Withdrawn findings that are remembered while the disk cannot be told. What is forgotten stands
 /// there until the daemon settles it.
 const MOST_WITHDRAWN: usize = 1 << 16;
@@ -86,6 +88,17 @@ pub(super) struct Keeper {
     commit_at: Option<Instant>,
     retry_at: Option<Instant>,
     maintain_at: Instant,
+    /// There is no room on disk for more that stands.
+    full: Option<Full>,
+}
+
+/// What stands alone is as large as the database may be.
+#[derive(Clone, Copy, Debug)]
+struct Full {
+    /// When it is looked again.
+    until: Instant,
+    /// How large it was then, bytes.
+    size: u64,
 }
 
 impl Keeper {
@@ -101,6 +114,7 @@ impl Keeper {
             commit_at: None,
             retry_at: None,
             maintain_at: Instant::now(),
+            full: None,
         };
         match keeper.open_disk() {
             Ok(connection) => keeper.place = Place::Disk(connection),
@@ -113,7 +127,8 @@ impl Keeper {
     /// Works until nobody can tell or ask any more.
     pub(super) fn run(mut self, messages: &Receiver<Message>) {
         loop {
-            let due = [self.commit_at, self.retry_at, Some(self.maintain_at)];
+            let full_until = self.full.map(|full| full.until);
+            let due = [self.commit_at, self.retry_at, Some(self.maintain_at), full_until];
             let due = due.into_iter().flatten().min().unwrap_or(self.maintain_at);
             match messages.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(Message::Tell(told, bytes)) => {
@@ -142,6 +157,9 @@ impl Keeper {
         {
             self.commit();
             self.maintain();
+            if let Some(full) = &mut self.full {
+                full.until = Instant::now();
+            }
         }
     }
 
@@ -162,6 +180,9 @@ impl Keeper {
         }
         if self.maintain_at <= now {
             self.maintain();
+        }
+        if self.full.is_some_and(|full| full.until <= now) {
+            self.make_room(now);
         }
     }
 
@@ -184,8 +205,29 @@ impl Keeper {
             return;
         }
         self.keep(&pending);
-        if self.tell_size() > self.max_size() {
+        self.make_room(Instant::now());
+    }
+
+    /// Removes the oldest of what is closed where the database is too large. Where that is not enough no more
+    /// is taken in that stands, and it is looked again after a while, or when much has come: that takes a
+    /// look at every row.
+    pub(super) fn make_room(&mut self, now: Instant) {
+        let (size, most) = (self.tell_size(), self.max_size());
+        if self.full.is_some_and(|full| now < full.until && size <= full.size + most / 8) {
+            return;
+        }
+        if size > most {
             self.retain(i64::MIN, self.max_size());
+        }
+        let (size, most) = (self.tell_size(), self.max_size());
+        let is_full = matches!(self.place, Place::Disk(_)) && size > most;
+        let full = is_full.then(|| Full { until: now + SHRINK_EVERY, size });
+        match (mem::replace(&mut self.full, full), is_full) {
+            (None, true) => log::error!(
+                "the history takes in no more that stands: that takes {size} bytes, and history.max_size is {most}: raise it, or end what leaks"
+            ),
+            (Some(_), false) => log::warn!("the history takes in again what stands"),
+            (None, false) | (Some(_), true) => {}
         }
     }
 
@@ -201,8 +243,9 @@ impl Keeper {
             }
         }
         match kept {
-            Ok(()) => {
-                self.shared.written.fetch_add(number, Ordering::Relaxed);
+            Ok(refused) => {
+                self.shared.written.fetch_add(number.saturating_sub(refused), Ordering::Relaxed);
+                self.shared.drop_news(refused);
             }
             // So many are too large for what memory may have; fewer need not be.
             Err(error) if error.reason() == Reason::Full && pending.len() > LEAST_AT_ONCE => {
@@ -217,11 +260,17 @@ impl Keeper {
         }
     }
 
-    fn write(&mut self, pending: &[Told]) -> Result<(), HistoryError> {
-        let Self { origin, place, .. } = self;
+    /// Says how many there was no room for.
+    fn write(&mut self, pending: &[Told]) -> Result<u64, HistoryError> {
+        let Self { origin, place, full, .. } = self;
+        let is_full = full.is_some() && matches!(place, Place::Disk(_));
+        let mut refused = 0;
         let step = place.connection().ok_or(HistoryError::Stopped)?.transaction()?;
         for told in pending {
             match told {
+                Told::News(news) if is_full && rows::adds(&step, &origin.boot_id, news)? => {
+                    refused += 1;
+                }
                 Told::News(news) => rows::put(&step, origin, news)?,
                 Told::Settled(settlement) => standing::settle(&step, &origin.boot_id, *settlement)?,
                 Told::OnRequest(ended) => on_request::put(&step, origin, ended)?,
@@ -232,7 +281,7 @@ impl Keeper {
         if let Place::Memory { connection: _, withdrawn } = place {
             pending.iter().for_each(|told| remember(withdrawn, told));
         }
-        Ok(())
+        Ok(refused)
     }
 
     /// Does what can be done about an error. `false`: nothing can.

@@ -50,6 +50,36 @@ pub(super) fn put(connection: &Connection, origin: &Origin, news: &News) -> rusq
     }
 }
 
+/// Whether it tells of something that stands, or runs, and that is not there yet: nothing could remove it
+/// again before it closes.
+pub(super) fn adds(connection: &Connection, boot_id: &str, news: &News) -> rusqlite::Result<bool> {
+    match &news.what {
+        What::Opened(news) => {
+            let sql = "SELECT NOT EXISTS (SELECT 1 FROM invocations \
+                       WHERE boot_id = :boot_id AND invocation = :invocation)";
+            let key = named_params! { ":boot_id": boot_id, ":invocation": news.invocation.id };
+            connection.prepare_cached(sql)?.query_row(key, |row| row.get(0))
+        }
+        What::Finding(news)
+            if news.change != Change::Withdrawn
+                && news.gone_at.is_none()
+                && news.finding.state == FindingState::Open =>
+        {
+            let (process, kind) = news.key();
+            let sql = "SELECT NOT EXISTS (SELECT 1 FROM findings \
+                       WHERE boot_id = :boot_id AND pid = :pid AND start = :start AND kind = :kind)";
+            let key = named_params! {
+                ":boot_id": boot_id,
+                ":pid": process.pid,
+                ":start": integer(process.start),
+                ":kind": kind.as_str(),
+            };
+            connection.prepare_cached(sql)?.query_row(key, |row| row.get(0))
+        }
+        What::Ended(_) | What::Finding(_) => Ok(false),
+    }
+}
+
 fn put_invocation(
     connection: &Connection,
     Origin { node, boot_id }: &Origin,

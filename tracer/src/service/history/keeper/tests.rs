@@ -360,6 +360,60 @@ fn new_limits_hold_at_once_also_where_nothing_more_can_be_told() {
 }
 
 #[test]
+fn what_stands_is_taken_in_as_far_as_there_is_room_and_what_closes_in_any_case() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keeper = open(&options(folder.path()));
+    let tell = |keeper: &mut Keeper, numbers: std::ops::Range<u64>| {
+        numbers.for_each(|number| keeper.tell(standing(number, Duration::ZERO)));
+        keeper.commit();
+    };
+    tell(&mut keeper, 0..100);
+    let full = keeper.status().bytes;
+    keeper.options.max_size = full;
+    tell(&mut keeper, 100..200);
+    assert!(keeper.status().bytes > full && keeper.full.is_some());
+    let length = keeper.status().bytes;
+    for storm in 0..10 {
+        tell(&mut keeper, 200 + storm * 100..300 + storm * 100);
+    }
+    assert_eq!((keeper.leaks().len(), keeper.status().dropped), (200, 1000));
+    assert_eq!((keeper.status().written, keeper.status().bytes), (200, length));
+    keeper.is_at(Mode::Disk, None);
+    // What is kept goes on being told, and what there was no room for is told once it is over.
+    keeper.tell(closed(300, Duration::ZERO));
+    tell(&mut keeper, 0..1);
+    (0..150).for_each(|number| keeper.tell(closed(number, Duration::ZERO)));
+    keeper.commit();
+    let stands = |keeper: &mut Keeper| keeper.leaks().iter().filter(|leak| leak.stands).count();
+    assert_eq!((keeper.leaks().len(), stands(&mut keeper)), (201, 50));
+    // Looked at again after a while: what is over makes room for what comes.
+    let at = keeper.full.unwrap().until;
+    keeper.make_room(at);
+    assert!(keeper.full.is_none() && keeper.status().bytes <= full);
+    tell(&mut keeper, 2000..2001);
+    assert_eq!((stands(&mut keeper), keeper.status().dropped), (51, 1000));
+}
+
+#[test]
+fn what_closes_while_there_is_no_room_is_removed_before_it_is_much() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keeper = open(&options(folder.path()));
+    (0..100).for_each(|number| keeper.tell(standing(number, Duration::ZERO)));
+    keeper.options.max_size = 1;
+    keeper.commit();
+    let full = keeper.full.unwrap();
+    keeper.options.max_size = full.size / 2;
+    for storm in 1..10 {
+        for number in storm * 1000..storm * 1000 + 100 {
+            keeper.tell(closed(number, Duration::ZERO));
+        }
+        keeper.commit();
+        assert!(keeper.status().bytes <= full.size * 9 / 8, "{}", keeper.status().bytes);
+    }
+    assert_eq!(keeper.leaks().iter().filter(|leak| leak.stands).count(), 100);
+}
+
+#[test]
 fn database_that_somebody_removed_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let options = options(folder.path());
