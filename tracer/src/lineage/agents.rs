@@ -11,6 +11,8 @@
 
 use std::{num::NonZeroU32, rc::Rc};
 
+use hashbrown::HashSet;
+
 use super::{
     Lineage,
     announcement::{Announcement, CallStatus, KeptByLease, Said},
@@ -359,10 +361,11 @@ impl Lineage {
                 }
             }
             Said::CallsEnd { except } => {
+                let except: HashSet<&str> = except.iter().map(String::as_str).collect();
                 let over: Vec<_> = self
                     .calls
                     .open_now(index)
-                    .filter(|(_, call)| !except.iter().any(|id| **id == *call.id))
+                    .filter(|(_, call)| !except.contains(&*call.id))
                     .filter(|(_, call)| {
                         session.is_none() || call.session.as_deref() == session.as_deref()
                     })

@@ -19,7 +19,9 @@ use super::{
     agents::InvocationIndex,
     announcement::{SpanId, is_id},
     calls::{Call, CallIndex},
+    carried::Texts,
     model::{Confidence, Nanos, ProcessId, Source},
+    open::MOST_COMPARED,
     rules::TRACEPARENT,
     table::{EXECED, Entry, Program, SPAWNER},
 };
@@ -261,16 +263,21 @@ impl Lineage {
         let may_be = |call: &Call| call.command.is_none() || !shows_its_command;
         if shows_its_command {
             // Announced after its exec was told, or the same text as another's.
-            let carried = self.calls.open_at(index, Nanos(process.start));
+            let open = || self.calls.open_at(index, Nanos(process.start));
             let is_embedded = rule.is_some_and(|rule| rule.embeds_command);
-            let carried = longest_carried(&program.args, is_embedded, carried);
-            match carried.as_slice() {
+            // In the midst of its arguments so many are not looked for.
+            let have_commands = open().filter(|(_, call)| call.command.is_some());
+            if is_embedded && have_commands.count() > MOST_COMPARED {
+                return Err(open().map(|(index, _)| index).collect());
+            }
+            let texts = Texts::of(&program.args, is_embedded);
+            match longest_carried(&texts, open()).as_slice() {
                 [] => {}
                 &[call] => {
                     let (confidence, source) = (Confidence::Strong, Source::Command);
                     return Ok(Evidence { link, call, confidence, source });
                 }
-                _ => return Err(carried),
+                several => return Err(several.to_vec()),
             }
         }
         // Its tool calls have a cookie or a command: this is none of them. Or it is what the agent starts
@@ -355,120 +362,30 @@ impl Lineage {
         if !is_first || !is_near {
             return None;
         }
+        if !self.calls.have_open_commands(index) {
+            return None;
+        }
         let at = Nanos(id.start);
-        let open = self.calls.open_now(index).filter(|(_, call)| call.is_open_at(at));
         let is_embedded = self.rule_of(index).is_some_and(|rule| rule.embeds_command);
-        match longest_carried(&program.args, is_embedded, open).as_slice() {
+        let texts = Texts::of(&program.args, is_embedded);
+        let open = self.calls.open_perhaps_carried(index, &texts)?;
+        let open = open.filter(|(_, call)| call.is_open_at(at));
+        match longest_carried(&texts, open).as_slice() {
             &[call] => Some(call),
             _ => None,
         }
     }
 }
 
-/// The calls whose commands the arguments carry. One command may hold another's text: the longest
-/// then is the one that is carried.
+/// Those of the calls whose commands the arguments carry. One command may hold another's text: the
+/// longest then is the one that is carried.
 fn longest_carried<'a>(
-    args: &'a [u8],
-    is_embedded: bool,
+    texts: &Texts<'a>,
     calls: impl Iterator<Item = (CallIndex, &'a Call)>,
 ) -> Vec<CallIndex> {
     let commands = calls.filter_map(|(index, call)| Some((index, call.command.as_deref()?)));
-    let carried: Vec<_> =
-        commands.filter(|(_, command)| carries(args, command, is_embedded)).collect();
+    let carried: Vec<_> = commands.filter(|(_, command)| texts.carry(command)).collect();
     let longest = carried.iter().map(|(_, command)| command.len()).max();
     let longest = carried.into_iter().filter(|(_, command)| Some(command.len()) == longest);
     longest.map(|(index, _)| index).collect()
-}
-
-/// Whether arguments hold the text of a command: as one of them, as the word after `eval` in one that
-/// is itself a command line, or, where an agent writes it so, in the midst of one between separators.
-///
-/// As any word it would be found where it is not meant: `pwd` and `true` are in every line of Claude
-/// Code's.
-fn carries(args: &[u8], command: &str, is_embedded: bool) -> bool {
-    let command = command.trim().as_bytes();
-    if command.is_empty() {
-        return false;
-    }
-    args.split(|&byte| byte == 0).skip(1).any(|arg| {
-        arg.trim_ascii() == command
-            || is_evaluated(arg, command)
-            || is_embedded && holds(arg, command)
-    })
-}
-
-/// Whether the word after an `eval` is this.
-fn is_evaluated(line: &[u8], command: &[u8]) -> bool {
-    let mut words = shlex::bytes::Shlex::new(line);
-    while let Some(word) = words.next() {
-        if matches!(word.as_slice(), b"eval" | b"\\eval")
-            && words.next().is_some_and(|word| word.trim_ascii() == command)
-        {
-            return true;
-        }
-    }
-    false
-}
-
-/// Whether `text` has `part` between separators of a shell, or its ends.
-fn holds(text: &[u8], part: &[u8]) -> bool {
-    let is_edge = |byte: Option<&u8>| {
-        byte.is_none_or(|byte| byte.is_ascii_whitespace() || b"();&|{}".contains(byte))
-    };
-    if part.len() > text.len() {
-        return false;
-    }
-    text.windows(part.len()).enumerate().any(|(at, window)| {
-        window == part
-            && is_edge(at.checked_sub(1).and_then(|before| text.get(before)))
-            && is_edge(text.get(at + part.len()))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn args(args: &[&str]) -> Vec<u8> {
-        args.iter().flat_map(|arg| [arg.as_bytes(), &[0]].concat()).collect()
-    }
-
-    /// What Claude Code 2.1.330 makes of a command, after its quoting.
-    fn claude(quoted: &str) -> Vec<u8> {
-        let line = format!(
-            "source /x/snapshot.sh 2>/dev/null || true && \\builtin shopt -u extglob 2>/dev/null || true && {{ \\builtin unalias -- 'which'; }} >/dev/null 2>&1 || true && eval {quoted} < /dev/null && pwd -P >| /tmp/claude-1-cwd"
-        );
-        args(&["/bin/bash", "-c", &line])
-    }
-
-    #[test]
-    fn command_is_the_whole_argument_or_the_word_after_eval() {
-        for (given, command, found) in [
-            (args(&["bash", "-c", "npm run dev"]), "npm run dev", true),
-            (args(&["bash", "-c", "npm run dev"]), "npm run", false),
-            (args(&["ls"]), "ls", false),
-            (args(&["bash", "-c", "x"]), " ", false),
-            (claude("'npm run dev'"), "npm run dev", true),
-            (claude("'npm run dev'"), "npm run", false),
-            (claude("pwd"), "pwd", true),
-            (claude("'npm run dev'"), "pwd", false),
-            (claude("'npm run dev'"), "true", false),
-            (
-                claude(r#"'printf '"'"'%s\n'"'"' "$HOME" `x`'"#),
-                r#"printf '%s\n' "$HOME" `x`"#,
-                true,
-            ),
-            (claude("'cat <<'\"'\"'X'\"'\"'\nhere $d\nX'"), "cat <<'X'\nhere $d\nX", true),
-        ] {
-            assert_eq!(carries(&given, command, false), found, "{command:?}");
-        }
-    }
-
-    #[test]
-    fn command_in_the_midst_of_a_script_stands_between_separators() {
-        let given = args(&["bash", "-c", "shopt -u x; ( trap y EXIT; sleep 9 & )"]);
-        assert!(carries(&given, "sleep 9", true));
-        assert!(!carries(&given, "leep 9", true));
-        assert!(!carries(&given, "sleep 9", false));
-    }
 }

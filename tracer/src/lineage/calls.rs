@@ -7,7 +7,9 @@ use hashbrown::{HashMap, HashSet};
 use super::{
     agents::InvocationIndex,
     announcement::{CallStart, CallStatus, SpanId},
+    carried::Texts,
     model::{Nanos, ProcessId},
+    open::Open,
 };
 
 /// Most calls that are known at once. Beyond that new ones are counted only.
@@ -23,6 +25,9 @@ const CROWD: usize = 1 << 12;
 pub(crate) struct CallIndex(NonZeroU32);
 
 impl CallIndex {
+    pub(crate) const FIRST: Self = Self(NonZeroU32::MIN);
+    pub(crate) const LAST: Self = Self(NonZeroU32::MAX);
+
     fn of(number: u32) -> Option<Self> {
         NonZeroU32::new(number).map(Self)
     }
@@ -69,8 +74,8 @@ pub(crate) struct Calls {
     crowd: usize,
     by_id: HashMap<(InvocationIndex, Box<str>), CallIndex>,
     by_span: HashMap<SpanId, CallIndex>,
-    /// Open as far as was said, in the order in which they began.
-    open: Vec<CallIndex>,
+    /// Open as far as was said.
+    open: Open,
     /// Threads whose next fork is announced: for which call, and since when.
     spawns: HashMap<(ProcessId, u32), (Nanos, CallIndex)>,
     /// Calls for which there was no room.
@@ -119,8 +124,22 @@ impl Calls {
         &self,
         invocation: InvocationIndex,
     ) -> impl Iterator<Item = (CallIndex, &Call)> {
-        let calls = self.open.iter().filter_map(|&index| Some((index, self.get(index)?)));
-        calls.filter(move |(_, call)| call.invocation == invocation)
+        self.open.of(invocation).filter_map(|index| Some((index, self.get(index)?)))
+    }
+
+    /// Whether any of those has a command.
+    pub(crate) fn have_open_commands(&self, invocation: InvocationIndex) -> bool {
+        self.open.have_commands(invocation)
+    }
+
+    /// Those of them whose command may be among the texts of arguments; `None`: too many to be looked at.
+    pub(crate) fn open_perhaps_carried(
+        &self,
+        invocation: InvocationIndex,
+        texts: &Texts<'_>,
+    ) -> Option<impl Iterator<Item = (CallIndex, &Call)>> {
+        let calls = self.open.perhaps_carried(invocation, texts)?;
+        Some(calls.into_iter().filter_map(|index| Some((index, self.get(index)?))))
     }
 
     /// The call with this id, known from now on if it was not. `None`: there is no room.
@@ -158,13 +177,16 @@ impl Calls {
 
     /// Forgets those that had ended by `before` and that are not needed.
     pub(crate) fn forget(&mut self, before: Nanos, needed: &HashSet<CallIndex>) {
-        self.calls.retain(|index, call| {
-            needed.contains(index) || call.end.is_none_or(|(end, _)| end >= before)
+        let Self { calls, by_id, by_span, open, .. } = self;
+        calls.retain(|index, call| {
+            let is_kept = needed.contains(index) || call.end.is_none_or(|(end, _)| end >= before);
+            if !is_kept {
+                open.remove(*index, call);
+            }
+            is_kept
         });
-        let Self { calls, by_id, by_span, .. } = self;
         by_id.retain(|_, index| calls.contains_key(index));
         by_span.retain(|_, index| calls.contains_key(index));
-        self.open.retain(|index| self.calls.contains_key(index));
         self.crowd = 2 * self.calls.len();
     }
 
@@ -182,7 +204,7 @@ impl Calls {
             // The first that has it keeps it.
             self.by_span.entry(span).or_insert(index);
         }
-        let Some(call) = self.get_mut(index) else { return };
+        let Some(call) = self.calls.get_mut(&index) else { return };
         fn fill(place: &mut Option<Box<str>>, text: Option<String>) {
             if place.is_none() {
                 *place = text.map(Into::into);
@@ -204,8 +226,10 @@ impl Calls {
         if began {
             (call.start, call.open_since) = (Some(at), Some(at));
         }
-        if (began || is_resumed) && call.end.is_none() && !self.open.contains(&index) {
-            self.open.push(index);
+        let opens = (began || is_resumed) && call.end.is_none();
+        // Of one that is open already the command may be new.
+        if opens || self.open.contains(index, call) {
+            self.open.insert(index, call);
         }
     }
 
@@ -218,13 +242,13 @@ impl Calls {
 
     /// A call has ended; `false` if it had before.
     pub(crate) fn end(&mut self, index: CallIndex, at: Nanos, status: CallStatus) -> bool {
-        let Some(call) = self.get_mut(index) else { return false };
+        let Some(call) = self.calls.get_mut(&index) else { return false };
         if call.end.is_some() {
             return false;
         }
         call.end = Some((at, status));
         if call.background.is_none() {
-            self.open.retain(|&open| open != index);
+            self.open.remove(index, call);
         }
         // A fork that was announced and failed must not be taken for the thread's next one.
         self.spawns.retain(|_, (_, call)| *call != index);

@@ -637,6 +637,85 @@ fn months_of_calls_are_forgotten_but_for_those_that_left_something() {
     assert_eq!(world.lineage.calls.refused(), 0);
 }
 
+/// A world whose agent has so many open calls with different commands; `x 0` is the first.
+fn crowd(agent: &str, calls: usize) -> World {
+    let mut world = World::standard();
+    world.runs(ROOT, &[agent], &[]);
+    for number in 0..calls {
+        let command = format!("x {number}");
+        world.says(ROOT, start(&number.to_string(), Some(&command)));
+    }
+    world
+}
+
+#[test]
+fn arguments_are_read_once_however_many_calls_are_open() {
+    const CALLS: usize = 50_000;
+    let mut world = crowd("/usr/bin/claude", CALLS);
+    let long = format!("{} x 7", "word ".repeat(780));
+    carried::work::READ.set(0);
+    carried::work::COMPARED.set(0);
+    for pid in 1_000..1_010 {
+        world.at(u64::from(pid)).starts(ROOT, pid, &["/bin/true", &long]);
+    }
+    world.starts(ROOT, 1_010, &["bash", "-c", "eval 'x 7' && pwd"]);
+    assert_eq!(carried::work::READ.get(), 11);
+    assert_eq!(carried::work::COMPARED.get(), 1, "of {CALLS}");
+    assert_eq!(world.whose(1_010), sure("7", Confidence::Strong));
+    assert_eq!(world.whose(1_000), (None, Confidence::None));
+    // To say whose one is reads its arguments once as well.
+    carried::work::READ.set(0);
+    assert_eq!(world.whose(1_001), (None, Confidence::None));
+    assert_eq!(carried::work::READ.get(), 1);
+}
+
+#[test]
+fn command_that_very_many_open_calls_have_is_ambiguous() {
+    let mut world = claude();
+    for number in 0..5_000 {
+        world.says(ROOT, start(&number.to_string(), Some("make")));
+    }
+    carried::work::COMPARED.set(0);
+    world.at(1).starts(ROOT, 101, &["bash", "-c", "make"]);
+    assert_eq!(carried::work::COMPARED.get(), 0, "so many are not compared as it starts");
+    assert_eq!(world.whose(101), (None, Confidence::Ambiguous));
+    assert_eq!(world.candidates(101).len(), 5_000);
+}
+
+#[test]
+fn command_in_the_midst_of_a_script_is_ambiguous_where_very_many_calls_are_open() {
+    let script = ["bash", "-c", "( trap y EXIT; x 0 & )"];
+    for (calls, whose) in
+        [(1_024, sure("0", Confidence::Strong)), (1_025, (None, Confidence::Ambiguous))]
+    {
+        let mut world = crowd("/usr/bin/gemini", calls);
+        carried::work::COMPARED.set(0);
+        world.at(1).starts(ROOT, 101, &script);
+        assert_eq!(world.whose(101), whose, "{calls}");
+        assert!(carried::work::COMPARED.get() <= 1_024);
+    }
+}
+
+#[test]
+fn command_that_is_said_later_of_an_open_call_is_looked_for() {
+    let mut world = claude();
+    world.call(ROOT, "a").call(ROOT, "b");
+    world.at(1).says(ROOT, start("b", Some("make")));
+    world.at(2).starts(ROOT, 101, &["bash", "-c", "make"]).end_call(ROOT, "b");
+    world.at(3).starts(101, 102, &["cc"]);
+    assert_eq!(world.whose(102), sure("b", Confidence::Stale));
+    world.at(4).starts(ROOT, 103, &["bash", "-c", "make"]);
+    assert_eq!(world.whose(103), (None, Confidence::None));
+}
+
+#[test]
+fn calls_that_have_not_ended_are_told_apart_from_very_many_that_have() {
+    let mut world = crowd("/usr/bin/claude", 20_000);
+    let except: Vec<_> = (0..10_000).map(|number| number.to_string()).collect();
+    world.at(1).says(ROOT, Said::CallsEnd { except });
+    assert_eq!(world.lineage.calls.open_now(agents::InvocationIndex::RUN).count(), 10_000);
+}
+
 /// A tracer was away, and who announced something meanwhile was heard by nobody.
 #[test]
 fn one_call_that_seems_to_be_open_alone_is_no_evidence_where_announcements_were_lost() {
