@@ -340,7 +340,10 @@ impl Lineage {
         let at = at.filter(|at| (began..=sent_at).contains(at)).unwrap_or(sent_at);
         match said {
             Said::CallStart(start) => {
-                self.calls.start(index, at, start, session.as_deref());
+                self.make_room_for(&start, session.as_deref(), sent_at);
+                if !self.calls.start(index, at, start, session.as_deref()) {
+                    self.refuse_call(index, at);
+                }
             }
             Said::Spawn { id, thread } => {
                 if let Some(call) = self.calls.know(index, &id) {
@@ -401,6 +404,16 @@ impl Lineage {
 
     pub(super) fn lost_announcements(&mut self, from: Nanos) {
         self.invocations.0.iter_mut().for_each(|invocation| invocation.becomes_deaf(from));
+    }
+
+    /// There is no room for a call that begins: that another seems to be open alone is no evidence from
+    /// now on.
+    fn refuse_call(&mut self, index: InvocationIndex, at: Nanos) {
+        self.stats.announcements = self.stats.announcements.saturating_sub(1);
+        self.drop_announcements(1);
+        if let Some(invocation) = self.invocations.get_mut(index) {
+            invocation.becomes_deaf(at);
+        }
     }
 
     /// Counts announcements that are not taken.

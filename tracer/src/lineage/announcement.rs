@@ -9,6 +9,10 @@ use super::model::Nanos;
 /// Longest id of a call, bytes. A longer one is none.
 pub const MAX_ID: usize = 128;
 
+/// Longest command of a call that is kept whole, bytes: no arguments are taken whole that are longer, so
+/// that a longer one is carried by none.
+pub const MAX_COMMAND: usize = tracer_common::MAX_ARGS;
+
 /// Whether a text can be a call's id.
 #[must_use]
 pub fn is_id(text: &str) -> bool {
@@ -96,7 +100,8 @@ pub struct CallStart {
     pub name: Option<String>,
     /// A line for people.
     pub summary: Option<String>,
-    /// Text of a shell command, whole, as it will stand in the shell's arguments.
+    /// Text of a shell command, whole, as it will stand in the shell's arguments. Of one longer than
+    /// [`MAX_COMMAND`] the beginning, with a mark behind it that keeps it from being found in any.
     pub command: Option<String>,
     /// The OpenTelemetry span of this call.
     pub span: Option<SpanId>,

@@ -1,15 +1,16 @@
 //! The tool calls that are known: announced, or told by a cookie in an environment.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeMap, mem::size_of, num::NonZeroU32};
 
 use hashbrown::{HashMap, HashSet};
 
 use super::{
     agents::InvocationIndex,
-    announcement::{CallStart, CallStatus, SpanId},
+    announcement::{Background, CallStart, CallStatus, SpanId},
     carried::Texts,
     model::{Nanos, ProcessId},
     open::Open,
+    room::{Room, SharedRoom},
 };
 
 /// Most calls that are known at once. Beyond that new ones are counted only.
@@ -53,6 +54,14 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// What it takes, bytes.
+    fn bytes(&self) -> usize {
+        let Self { id, name, summary, command, session, background, .. } = self;
+        let texts = [name, summary, command, session, background];
+        let texts = texts.map(|text| text.as_deref().map_or(0, str::len));
+        bytes_of_id(id) + texts.iter().sum::<usize>()
+    }
+
     /// Whether it was open then: what it does in the background is its own for ever.
     pub(crate) fn is_open_at(&self, at: Nanos) -> bool {
         self.open_since.is_some_and(|since| since <= at) && !self.is_over_at(at)
@@ -62,6 +71,25 @@ impl Call {
     pub(crate) fn is_over_at(&self, at: Nanos) -> bool {
         self.background.is_none() && self.end.is_some_and(|(end, _)| end < at)
     }
+}
+
+/// What a call takes beside its texts: itself, and its places in what finds it, bytes.
+const BESIDE: usize = size_of::<Call>() + 128;
+
+/// What a call takes of which nothing but its id is known, which stands in two places.
+fn bytes_of_id(id: &str) -> usize {
+    BESIDE + 2 * id.len()
+}
+
+/// What its further texts take at most.
+fn bytes_of_texts(start: &CallStart, session: Option<&str>) -> usize {
+    let CallStart { id: _, name, summary, command, span: _, background } = start;
+    let texts = [name, summary, command].map(|text| text.as_ref().map_or(0, String::len));
+    let task = match background {
+        Some(Background::Task(id)) => id.len(),
+        Some(Background::Unnamed) | None => 0,
+    };
+    texts.iter().sum::<usize>() + task + session.map_or(0, str::len)
 }
 
 /// All calls.
@@ -78,7 +106,11 @@ pub(crate) struct Calls {
     open: Open,
     /// Threads whose next fork is announced: for which call, and since when.
     spawns: HashMap<(ProcessId, u32), (Nanos, CallIndex)>,
-    /// Calls for which there was no room.
+    /// Bytes that they take.
+    room: Room,
+    /// How many more are to be refused before it is worth while to look again for those that may go.
+    patience: usize,
+    /// Calls that are not known, or not any more, for want of room.
     refused: u64,
 }
 
@@ -87,16 +119,17 @@ impl Calls {
         self.calls.get(&index)
     }
 
-    fn get_mut(&mut self, index: CallIndex) -> Option<&mut Call> {
-        self.calls.get_mut(&index)
-    }
-
     /// All, in the order in which they became known.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (CallIndex, &Call)> {
         self.calls.iter().map(|(index, call)| (*index, call))
     }
 
-    /// Calls that are not known for want of room.
+    /// They take their room from now on as one of several runs.
+    pub(crate) fn share_room(&mut self, shared: &SharedRoom) {
+        self.room.share(shared);
+    }
+
+    /// Calls that are not known, or not any more, for want of room.
     pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
@@ -148,11 +181,13 @@ impl Calls {
             return Some(known);
         }
         let index = self.known.checked_add(1).and_then(CallIndex::of);
-        let Some(index) = index.filter(|_| self.calls.len() < MOST_CALLS) else {
-            self.refused += 1;
+        let has_room = self.calls.len() < MOST_CALLS && self.room.has(bytes_of_id(id));
+        let Some(index) = index.filter(|_| has_room) else {
+            self.refuse();
             return None;
         };
         self.known += 1;
+        self.room.take(bytes_of_id(id));
         let call = Call {
             invocation,
             id: id.into(),
@@ -177,34 +212,92 @@ impl Calls {
 
     /// Forgets those that had ended by `before` and that are not needed.
     pub(crate) fn forget(&mut self, before: Nanos, needed: &HashSet<CallIndex>) {
-        let Self { calls, by_id, by_span, open, .. } = self;
-        calls.retain(|index, call| {
-            let is_kept = needed.contains(index) || call.end.is_none_or(|(end, _)| end >= before);
-            if !is_kept {
-                open.remove(*index, call);
-            }
-            is_kept
+        self.forget_such(|index, call| {
+            !needed.contains(&index) && call.end.is_some_and(|(end, _)| end < before)
         });
-        by_id.retain(|_, index| calls.contains_key(index));
-        by_span.retain(|_, index| calls.contains_key(index));
         self.crowd = 2 * self.calls.len();
     }
 
-    /// A call begins. What is known of it already stays.
+    /// Whether it is worth while to look for those that may go, so that there is room for this one.
+    pub(crate) fn are_in_the_way_of(&self, start: &CallStart, session: Option<&str>) -> bool {
+        let has_room = self.calls.len() < MOST_CALLS
+            && self.room.has(bytes_of_id(&start.id) + bytes_of_texts(start, session));
+        !has_room && self.patience == 0
+    }
+
+    /// Makes room: forgets those that had ended by `before` and that are not needed, the oldest first,
+    /// until half of it is free. How many they were.
+    pub(crate) fn make_room(&mut self, before: Nanos, needed: &HashSet<CallIndex>) -> u64 {
+        let (calls, bytes) = (self.calls.len(), self.room.own());
+        let is_half = |calls: usize, bytes: usize, most: usize| {
+            calls <= MOST_CALLS / 2 && bytes.saturating_mul(2) <= most
+        };
+        let most = self.room.most().max(1);
+        let (mut left, mut left_bytes) = (calls, bytes);
+        self.forget_such(|index, call| {
+            let goes = !is_half(left, left_bytes, most)
+                && !needed.contains(&index)
+                && call.is_over_at(before);
+            if goes {
+                left -= 1;
+                left_bytes = left_bytes.saturating_sub(call.bytes());
+            }
+            goes
+        });
+        // A look takes as long as there are calls: where it is of little use, only so many refusals pay
+        // for the next.
+        let is_half = is_half(self.calls.len(), self.room.own(), most);
+        self.patience = if is_half { 0 } else { self.calls.len() };
+        u64::try_from(calls - self.calls.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts calls that are not told any more, for want of room.
+    pub(crate) fn leave_out(&mut self, calls: u64) {
+        self.refused = self.refused.saturating_add(calls);
+    }
+
+    fn refuse(&mut self) {
+        self.leave_out(1);
+        self.patience = self.patience.saturating_sub(1);
+    }
+
+    /// Forgets such calls; asked the oldest first.
+    fn forget_such(&mut self, mut goes: impl FnMut(CallIndex, &Call) -> bool) {
+        let Self { calls, by_id, by_span, open, room, .. } = self;
+        calls.retain(|&index, call| {
+            let goes = goes(index, call);
+            if goes {
+                open.remove(index, call);
+                room.give_back(call.bytes());
+            }
+            !goes
+        });
+        by_id.retain(|_, index| calls.contains_key(index));
+        by_span.retain(|_, index| calls.contains_key(index));
+    }
+
+    /// A call begins. What is known of it already stays. `false`: there is no room for it.
     pub(crate) fn start(
         &mut self,
         invocation: InvocationIndex,
         at: Nanos,
         start: CallStart,
         session: Option<&str>,
-    ) {
+    ) -> bool {
+        let texts = bytes_of_texts(&start, session);
+        let own_id = self.find(invocation, &start.id).map_or_else(|| bytes_of_id(&start.id), |_| 0);
+        if !self.room.has(own_id + texts) {
+            self.refuse();
+            return false;
+        }
         let CallStart { id, name, summary, command, span, background } = start;
-        let Some(index) = self.know(invocation, &id) else { return };
+        let Some(index) = self.know(invocation, &id) else { return false };
         if let Some(span) = span {
             // The first that has it keeps it.
             self.by_span.entry(span).or_insert(index);
         }
-        let Some(call) = self.calls.get_mut(&index) else { return };
+        let Some(call) = self.calls.get_mut(&index) else { return false };
+        let bytes = call.bytes();
         fn fill(place: &mut Option<Box<str>>, text: Option<String>) {
             if place.is_none() {
                 *place = text.map(Into::into);
@@ -215,6 +308,7 @@ impl Calls {
         fill(&mut call.command, command);
         fill(&mut call.background, background.map(Into::into));
         fill(&mut call.session, session.map(str::to_owned));
+        self.room.take(call.bytes() - bytes);
         // An agent that was interrupted goes on with the call that it had ended.
         let is_resumed = call.end.is_some_and(|(end, _)| end < at) && call.start.is_some();
         if is_resumed {
@@ -231,12 +325,17 @@ impl Calls {
         if opens || self.open.contains(index, call) {
             self.open.insert(index, call);
         }
+        true
     }
 
     /// What a call leaves is meant to run on.
     pub(crate) fn declare_background(&mut self, index: CallIndex, why: String) {
-        if let Some(call) = self.get_mut(index) {
-            call.background.get_or_insert_with(|| why.into());
+        let Some(call) = self.calls.get_mut(&index) else { return };
+        if call.background.is_none() {
+            // That it is counts more than why.
+            let why = if self.room.has(why.len()) { why } else { String::new() };
+            self.room.take(why.len());
+            call.background = Some(why.into());
         }
     }
 

@@ -39,6 +39,7 @@ mod policy;
 mod present;
 mod recover;
 mod remedy;
+mod room;
 mod rules;
 mod store;
 mod table;
@@ -53,7 +54,8 @@ use std::{collections::VecDeque, rc::Rc, time::Duration};
 use hashbrown::{HashMap, HashSet};
 
 pub use announcement::{
-    Announcement, Background, CallStart, CallStatus, KeptByLease, MAX_ID, Said, SpanId, is_id,
+    Announcement, Background, CallStart, CallStatus, KeptByLease, MAX_COMMAND, MAX_ID, Said,
+    SpanId, is_id,
 };
 pub use event::{
     BlockedThread, CleanupNews, Event, Home, Observation, ObservedParent, RecoveredProcess,
@@ -66,6 +68,7 @@ pub use recover::Reading;
 pub use remedy::{
     ActionResult, Lot, PortFreed, Receipt, Remedy, SignalGiven, SignalTarget, Treatment,
 };
+pub use room::SharedRoom;
 pub(crate) use rules::is_agent_name;
 pub use rules::{BUILT_IN, Rules, RulesError};
 pub use targets::{Found, Member, Stage};
@@ -231,6 +234,11 @@ impl Lineage {
             successors: HashMap::new(),
             cleanup: CleanedUp::default(),
         }
+    }
+
+    /// What is known of its tool calls takes its room from now on as one of several runs.
+    pub fn share_room(&mut self, room: &SharedRoom) {
+        self.calls.share_room(room);
     }
 
     /// Takes in what happened. Events may come in any order that several CPUs can produce, and

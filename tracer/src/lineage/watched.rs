@@ -7,6 +7,7 @@ use hashbrown::HashSet;
 use super::{
     Lineage,
     agents::InvocationIndex,
+    announcement::CallStart,
     calls::{Call, CallIndex},
     event::Event,
     model::{
@@ -33,6 +34,13 @@ fn long_ago(now: Nanos) -> Nanos {
     Nanos(now.0.saturating_sub(LONG_AGO.as_nanos().try_into().unwrap_or(u64::MAX)))
 }
 
+/// Records of what was forked in a call are not so late that this one may not be forgotten where there is
+/// no room.
+fn a_while_ago(now: Nanos) -> Nanos {
+    const WHILE: Duration = Duration::from_secs(10);
+    Nanos(now.0.saturating_sub(WHILE.as_nanos().try_into().unwrap_or(u64::MAX)))
+}
+
 impl Lineage {
     /// Tells from now on which findings change, by [`Lineage::take_changed`], which is then to be called
     /// now and again. Of processes that are gone no more findings of each kind than `closed` are kept.
@@ -48,6 +56,19 @@ impl Lineage {
         }
         let needed = self.referenced_calls();
         self.calls.forget(long_ago(now), &needed);
+    }
+
+    /// Forgets such calls where there is no room for one that begins, the oldest first. A report that would
+    /// have listed them says how many they were.
+    pub(super) fn make_room_for(&mut self, start: &CallStart, session: Option<&str>, now: Nanos) {
+        if !self.calls.are_in_the_way_of(start, session) {
+            return;
+        }
+        let needed = self.referenced_calls();
+        let forgotten = self.calls.make_room(a_while_ago(now), &needed);
+        if !self.findings.are_told() {
+            self.calls.leave_out(forgotten);
+        }
     }
 
     /// Tells of a process and of its ancestors below the root, the oldest first, as it was told: forks, and

@@ -33,7 +33,7 @@ pub use story::{has_root, story};
 
 use crate::lineage::{
     self, Announcement, Config, Event, Finding, Lineage, Nanos, Pids, ProcessId, RecoveredProcess,
-    Rules,
+    Rules, SharedRoom,
 };
 use crate::recording::OwnedEvent;
 use run::Run;
@@ -104,6 +104,8 @@ pub struct Node {
     refused_announcements: u64,
     /// See [`Node::unowned_at`].
     unowned_at: Nanos,
+    /// What the tool calls of all runs take.
+    room: SharedRoom,
 }
 
 /// Where a process belongs.
@@ -136,6 +138,7 @@ impl Node {
             settled_at: Nanos(0),
             refused_announcements: 0,
             unowned_at: Nanos(0),
+            room: SharedRoom::default(),
         }
     }
 
@@ -252,6 +255,7 @@ impl Node {
         self.last = self.last.max(run);
         let mut lineage = Lineage::with_rules(self.config, Rc::clone(&self.rules));
         lineage.tell_findings(MOST_CLOSED);
+        lineage.share_room(&self.room);
         // The dead that were reaped too: a record of what one executed may be behind in the ring.
         for process in &processes {
             self.enter(at, run, process.id, process.pids);
@@ -368,13 +372,17 @@ impl Node {
 
     /// Somebody said something about tool calls. Of whom no run knows is not listened to.
     pub fn announced(&mut self, announcement: Announcement) {
-        match self.run_of_pid(announcement.sender) {
-            Some((_, run)) => self.give(run, Event::Announced(Box::new(announcement))),
-            None => {
-                self.unowned_at = self.unowned_at.max(announcement.sent_at);
-                self.refuse_announcements(1);
-            }
-        }
+        let Some((_, run)) = self.run_of_pid(announcement.sender) else {
+            self.unowned_at = self.unowned_at.max(announcement.sent_at);
+            self.refuse_announcements(1);
+            return;
+        };
+        let dropped = |node: &Self| {
+            node.lineage(run).map_or(0, |lineage| lineage.stats().announcements_dropped)
+        };
+        let before = dropped(self);
+        self.give(run, Event::Announced(Box::new(announcement)));
+        self.refuse_announcements(dropped(self).saturating_sub(before));
     }
 
     /// When the last was announced that was of no run: by somebody who may turn out to be an agent, or

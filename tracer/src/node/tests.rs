@@ -167,3 +167,31 @@ fn next_daemon_is_told_whose_a_run_was_and_a_child_s_user_says_nothing() {
     assert_eq!(is_known(&noted[..1], Some(0)), [(Some(0), false)]);
     assert_eq!(is_known(&noted[..1], None), [(None, false)]);
 }
+
+#[test]
+fn call_that_a_run_has_no_room_for_is_counted_as_refused() {
+    let mut node = node();
+    let root = ProcessId { pid: 70, start: 10 };
+    begin(&mut node, root);
+    let says = |node: &mut Node, number: usize| {
+        let command = Some("x".repeat(lineage::MAX_COMMAND));
+        node.announced(Announcement {
+            sender: root.pid,
+            sent_at: Nanos(100),
+            at: None,
+            agent: None,
+            pid: None,
+            session: None,
+            said: lineage::Said::CallStart(lineage::CallStart {
+                id: number.to_string(),
+                command,
+                ..lineage::CallStart::default()
+            }),
+        });
+    };
+    (0..3_000).for_each(|number| says(&mut node, number));
+    assert_eq!(node.refused_announcements(), 0);
+    (3_000..6_000).for_each(|number| says(&mut node, number));
+    let refused = node.refused_announcements();
+    assert!((2_000..3_000).contains(&refused), "{refused}");
+}

@@ -1,9 +1,13 @@
 //! Announcements on their way to the core, in the order in which they were made.
 
-use std::{collections::HashSet, os::unix::net::SocketAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    os::unix::net::SocketAddr,
+};
 
 use super::{
     answer::{Answer, MAX_FINDINGS, Told},
+    held::{self, MOST_HELD},
     kill::Reply,
     listener::{Listener, Received},
 };
@@ -13,15 +17,28 @@ use crate::lineage::{Finding, FindingKind, Nanos};
 #[derive(Debug)]
 pub(crate) struct Hearing {
     listener: Option<Listener>,
-    /// By the time that each is about, the latest first.
-    waiting: Vec<(Nanos, Received)>,
+    /// By the time that each is about, and in the order in which they came.
+    waiting: BTreeMap<(Nanos, u64), Received>,
+    /// What waits takes so many bytes.
+    held: usize,
+    /// How many came.
+    heard: u64,
+    /// Those that there was no room for.
+    refused: u64,
     /// Findings that an agent was told of: run and number.
     told: HashSet<(u32, u64)>,
 }
 
 impl Hearing {
     pub(crate) fn new(listener: Option<Listener>) -> Self {
-        Self { listener, waiting: Vec::new(), told: HashSet::new() }
+        Self {
+            listener,
+            waiting: BTreeMap::new(),
+            held: 0,
+            heard: 0,
+            refused: 0,
+            told: HashSet::new(),
+        }
     }
 
     /// Ends when something was heard; never where there is nothing to hear with.
@@ -43,18 +60,24 @@ impl Hearing {
     fn note(&mut self, received: Received) {
         let sent_at = received.sent_at;
         let at = received.at.filter(|at| *at <= sent_at).unwrap_or(sent_at);
-        // After those of the same time: they come out from the end.
-        let place = self.waiting.partition_point(|&(other, _)| other > at);
-        self.waiting.insert(place, (at, received));
+        let held = self.held + held::bytes(&received);
+        if held > MOST_HELD {
+            self.refused += 1;
+            return;
+        }
+        (self.held, self.heard) = (held, self.heard + 1);
+        self.waiting.insert((at, self.heard), received);
     }
 
     /// The next, if it is about a time before this one.
     pub(crate) fn next(&mut self, before: Option<Nanos>) -> Option<Received> {
-        let &(at, _) = self.waiting.last()?;
-        if before.is_some_and(|before| at > before) {
+        let next = self.waiting.first_entry()?;
+        if before.is_some_and(|before| next.key().0 > before) {
             return None;
         }
-        self.waiting.pop().map(|(_, received)| received)
+        let received = next.remove();
+        self.held -= held::bytes(&received);
+        Some(received)
     }
 
     /// Answers what stands open of the calls of an asker's agent: numbers and findings of `run`. Who wants
@@ -95,7 +118,7 @@ impl Hearing {
 
     /// Messages that were malformed, too long or too many.
     pub(crate) fn refused(&self) -> u64 {
-        self.listener.as_ref().map_or(0, Listener::refused)
+        self.refused + self.listener.as_ref().map_or(0, Listener::refused)
     }
 }
 
@@ -112,6 +135,46 @@ mod tests {
     fn is_ready(hearing: &Hearing) -> bool {
         let mut listening = std::pin::pin!(hearing.listen());
         listening.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+    }
+
+    fn received(at: u64, text: usize) -> Received {
+        let json = format!(
+            r#"{{"v":1,"type":"call_start","id":"{at}","command":"{}"}}"#,
+            "x".repeat(text)
+        );
+        let message = crate::toolcall::message::decode(json.as_bytes()).unwrap();
+        Received { sender: 1, uid: None, sent_at: Nanos(at), at: None, message, from: None }
+    }
+
+    #[test]
+    fn what_was_announced_comes_out_by_time_and_in_the_order_in_which_it_came() {
+        let mut hearing = Hearing::new(None);
+        for (sent_at, about) in [(9, 5), (9, 3), (9, 5), (9, 4), (2, 8)] {
+            let mut received = received(sent_at, hearing.waiting.len());
+            received.at = Some(Nanos(about));
+            hearing.note(received);
+        }
+        let order = std::iter::from_fn(|| hearing.next(Some(Nanos(5))));
+        let order: Vec<_> = order.map(|next| (next.sent_at.0, next.at.unwrap().0)).collect();
+        // What would come after it was sent is about when it was sent.
+        assert_eq!(order, [(2, 8), (9, 3), (9, 4), (9, 5), (9, 5)]);
+        assert_eq!(hearing.held, 0);
+    }
+
+    #[test]
+    fn what_waits_for_the_core_is_bounded_in_bytes() {
+        let mut hearing = Hearing::new(None);
+        for at in 0..10_000 {
+            hearing.note(received(at, 4_000));
+        }
+        let waiting = u64::try_from(hearing.waiting.len()).unwrap();
+        assert!((1_000..2_100).contains(&waiting), "{waiting}");
+        assert!(hearing.held <= MOST_HELD && hearing.held + 5_000 > MOST_HELD);
+        assert_eq!(hearing.refused(), 10_000 - waiting);
+        // The first that came are heard, and then there is room again.
+        assert_eq!(hearing.next(None).unwrap().sent_at, Nanos(0));
+        hearing.note(received(20_000, 4_000));
+        assert_eq!(hearing.refused(), 10_000 - waiting);
     }
 
     #[test]

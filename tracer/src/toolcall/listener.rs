@@ -34,7 +34,10 @@ use rustix::{
 use thiserror::Error;
 use tokio::sync::Notify;
 
-use super::message::{self, MAX_MESSAGE, Message};
+use super::{
+    held::{self, MOST_HELD},
+    message::{self, MAX_MESSAGE, Message},
+};
 use crate::{lineage::Nanos, procfs::BootClock};
 
 /// Messages of one sender that are taken at once; and a second, on average.
@@ -43,8 +46,10 @@ const A_SECOND: u64 = 2_000;
 /// Senders whose rate is known. Beyond, all are forgotten: a flood of processes that send one message
 /// each is a flood of processes first of all.
 const MOST_SENDERS: usize = 4096;
-/// Messages that wait for the core.
+/// Messages that wait for the core; of how many bytes, see [`MOST_HELD`].
 const MOST_WAITING: usize = 1 << 16;
+/// Most bytes that are read at once: as many as the longest queue has that hosts give a socket.
+const MOST_AT_ONCE: usize = 512 * MAX_MESSAGE;
 /// No datagram is read later than so long after it was sent, ns.
 const LATEST_NANOS: u64 = 60_000_000_000;
 
@@ -196,6 +201,7 @@ impl Listener {
     pub fn take(&self) -> Vec<Received> {
         let mut inbox = self.shared.inbox();
         inbox.empty(&self.shared);
+        inbox.held = 0;
         std::mem::take(&mut inbox.messages)
     }
 
@@ -343,6 +349,8 @@ fn set(socket: &UnixDatagram, option: libc::c_int) -> io::Result<()> {
 #[derive(Debug, Default)]
 struct Inbox {
     messages: Vec<Received>,
+    /// What they take, bytes.
+    held: usize,
     refused: u64,
     /// What each sender may still send, and since when that is so.
     rates: HashMap<u32, (u64, Nanos)>,
@@ -355,9 +363,16 @@ impl Inbox {
         // One more than a message may have, so that a longer one is known.
         self.buffer.resize(MAX_MESSAGE + 1, 0);
         // Not for ever, whoever floods it.
+        let mut read = 0;
         for _ in 0..MOST_WAITING {
+            if read > MOST_AT_ONCE {
+                return;
+            }
             match receive(socket, &mut self.buffer) {
-                Ok(datagram) => self.take(datagram, *clock),
+                Ok(datagram) => {
+                    read += datagram.0;
+                    self.take(datagram, *clock);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -384,10 +399,13 @@ impl Inbox {
                 return;
             }
         };
-        if self.messages.len() < MOST_WAITING {
-            // In the tracer's time namespace, as nearly everybody is.
-            let at = message.at.map(|at| clock.of_seen(at));
-            self.messages.push(Received { sender, uid, sent_at, at, message, from });
+        // In the tracer's time namespace, as nearly everybody is.
+        let at = message.at.map(|at| clock.of_seen(at));
+        let received = Received { sender, uid, sent_at, at, message, from };
+        let held = self.held + held::bytes(&received);
+        if self.messages.len() < MOST_WAITING && held <= MOST_HELD {
+            self.messages.push(received);
+            self.held = held;
         } else {
             self.refused += 1;
         }
@@ -506,6 +524,36 @@ fn address_of(address: &libc::sockaddr_un, len: u32) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An inbox that so many messages of this text have come to.
+    fn inbox(messages: u64, text: &str) -> Inbox {
+        let clock = crate::procfs::Procfs::of_host().unwrap().clock();
+        let mut inbox = Inbox { buffer: text.as_bytes().to_vec(), ..Inbox::default() };
+        for sender in 0..messages {
+            let sender = u32::try_from(sender % 100).unwrap();
+            inbox.take((text.len(), (sender, None), None, None), clock);
+        }
+        inbox
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_and_the_rest_is_counted() {
+        let said = |kind: &str, rest: &str| format!(r#"{{"v":1,"type":"{kind}",{rest}}}"#);
+        let command =
+            said("call_start", &format!(r#""id":"a","command":"{}""#, "x".repeat(60_000)));
+        let ids = said("calls_end", &format!(r#""except":[{}"a"]"#, r#""a","#.repeat(16_000)));
+        for (text, messages, least) in [(&command, 30_000, 1_500), (&ids, 300, 8)] {
+            let inbox = inbox(messages, text);
+            let waiting = u64::try_from(inbox.messages.len()).unwrap();
+            assert!(waiting >= least, "{waiting}");
+            assert_eq!(inbox.refused, messages - waiting);
+            assert!(inbox.held <= MOST_HELD);
+            // By what their texts have room for, wherever that is.
+            let held: usize = inbox.messages.iter().map(held::bytes).sum();
+            assert_eq!(inbox.held, held);
+            assert!(held > MOST_HELD / 2, "{held}");
+        }
+    }
 
     #[test]
     fn who_is_gone_is_not_answered() {

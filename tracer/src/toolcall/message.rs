@@ -10,7 +10,9 @@ use serde_json::{Map, Value, value::RawValue};
 use thiserror::Error;
 
 use super::kill::{self, Target, Wants, is_invocation};
-use crate::lineage::{Background, CallStart, CallStatus, KeptByLease, Said, SpanId, is_id};
+use crate::lineage::{
+    Background, CallStart, CallStatus, KeptByLease, MAX_COMMAND, Said, SpanId, is_id,
+};
 
 /// The version that is spoken here.
 pub const VERSION: u64 = 1;
@@ -154,7 +156,7 @@ impl Wire {
                 id: wanted_id()?,
                 name: self.name.map(|name| cut(name, MAX_NAME)),
                 summary: self.summary.map(|summary| cut(summary, MAX_TEXT)),
-                command: self.command,
+                command: self.command.map(beginning),
                 span: self.span.as_deref().and_then(SpanId::parse),
                 background,
             }),
@@ -229,10 +231,19 @@ impl WireBackground {
     }
 }
 
+/// A command, if it may be carried whole; else its beginning, longer than [`MAX_COMMAND`] as well, so that
+/// this is known.
+fn beginning(mut command: String) -> String {
+    command.truncate(command.ceil_char_boundary(MAX_COMMAND + 1));
+    command.shrink_to_fit();
+    command
+}
+
 /// The beginning of a text, at most so many bytes of whole characters.
 #[must_use]
 pub fn cut(mut text: String, max: usize) -> String {
     text.truncate(text.floor_char_boundary(max));
+    text.shrink_to_fit();
     text
 }
 

@@ -14,6 +14,7 @@
 pub mod announce;
 pub mod answer;
 pub(crate) mod hearing;
+mod held;
 pub mod hook;
 pub mod kill;
 pub mod listener;

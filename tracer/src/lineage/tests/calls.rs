@@ -716,6 +716,118 @@ fn calls_that_have_not_ended_are_told_apart_from_very_many_that_have() {
     assert_eq!(world.lineage.calls.open_now(agents::InvocationIndex::RUN).count(), 10_000);
 }
 
+/// What is known of calls, bytes: their texts, each once.
+fn texts_of(world: &World) -> usize {
+    let calls = world.lineage.calls.iter();
+    calls.map(|(_, call)| call.id.len() + call.command.as_ref().map_or(0, |text| text.len())).sum()
+}
+
+/// The longest command that is announced to a core.
+fn longest() -> String {
+    "x".repeat(MAX_COMMAND)
+}
+
+#[test]
+fn calls_take_so_many_bytes_and_what_does_not_fit_is_counted() {
+    const CALLS: u64 = 8_000;
+    let mut world = claude();
+    for number in 0..CALLS {
+        world.says(ROOT, start(&number.to_string(), Some(&longest())));
+    }
+    let known = u64::try_from(world.lineage.calls.iter().count()).unwrap();
+    assert!((14 << 20..16 << 20).contains(&texts_of(&world)), "{}", texts_of(&world));
+    let stats = world.lineage.stats();
+    assert_eq!((stats.announcements, stats.announcements_dropped), (known, CALLS - known));
+    assert_eq!(world.lineage.calls.refused(), CALLS - known);
+    // One that is known ends all the same.
+    world.at(1).end_call(ROOT, "0");
+    assert_eq!(world.lineage.calls.open_now(agents::InvocationIndex::RUN).count() + 1, {
+        usize::try_from(known).unwrap()
+    });
+}
+
+#[test]
+fn call_that_there_was_no_room_for_makes_no_other_seem_to_be_the_one() {
+    let mut world = claude();
+    world.call(ROOT, "a");
+    for number in 0..4_000 {
+        let id = format!("call {number}");
+        world.says(ROOT, start(&id, Some(&longest()))).end_call(ROOT, &id);
+    }
+    assert!(world.lineage.calls.refused() > 0);
+    // By its own word one call alone is open, and that is not so.
+    world.at(1).fork(ROOT, 101);
+    assert_eq!(world.whose(101), (None, Confidence::None));
+}
+
+#[test]
+fn calls_that_ended_first_make_room_for_those_that_begin() {
+    const CALLS: u64 = 8_000;
+    let mut world = claude();
+    // One has left a process, one is open.
+    world.at(10).says(ROOT, start("kept", Some("serve &")));
+    world.at(11).starts(ROOT, 101, &["bash", "-c", "serve &"]).at(12).end_call(ROOT, "kept");
+    world.at(13).says(ROOT, start("open", Some("watch")));
+    for number in 0..CALLS {
+        let id = format!("call {number}");
+        world.at(1_000 + number * 100).says(ROOT, start(&id, Some(&longest())));
+        world.end_call(ROOT, &id);
+        // What has ended is looked at when its time is up.
+        world.until(world.now);
+    }
+    let stats = world.lineage.stats();
+    assert_eq!(stats.announcements_dropped, 0);
+    assert!(texts_of(&world) < 16 << 20);
+    let known: Vec<_> = world.lineage.calls.iter().map(|(_, call)| &*call.id).collect();
+    assert_eq!(known[..2], ["kept", "open"]);
+    assert_eq!(*known.last().unwrap(), format!("call {}", CALLS - 1));
+    assert_eq!(world.whose(101), sure("kept", Confidence::Strong));
+    // A report says how many it does not list.
+    let left_out = CALLS + 2 - u64::try_from(known.len()).unwrap();
+    assert_eq!(world.lineage.calls.refused(), left_out);
+    world.until(900_000).exit(101, INIT).free(101).exit(ROOT, TRACER).free(ROOT);
+    let notes = world.until(990_000).outcome().notes;
+    let told = format!("{left_out} tool calls were left out: more became known than are kept");
+    assert!(notes.contains(&told), "{notes:?}");
+}
+
+#[test]
+fn where_nothing_may_go_it_is_not_looked_for_at_each_call_that_is_refused() {
+    let mut world = claude();
+    for number in 0..4_000 {
+        world.says(ROOT, start(&number.to_string(), Some(&longest())));
+    }
+    let known = world.lineage.calls.iter().count();
+    // Each look would ask for the call of this one, and so read its arguments.
+    world.at(1).starts(ROOT, 101, &["bash", "-c", "y"]);
+    carried::work::READ.set(0);
+    for number in 0..known {
+        world.says(ROOT, start(&format!("more {number}"), Some(&longest())));
+    }
+    assert!(carried::work::READ.get() <= 2, "{} looks", carried::work::READ.get());
+}
+
+#[test]
+fn runs_share_what_their_calls_may_take() {
+    let shared = SharedRoom::default();
+    let full = || {
+        let mut world = claude();
+        world.lineage.share_room(&shared);
+        for number in 0..4_500 {
+            world.says(ROOT, start(&number.to_string(), Some(&longest())));
+        }
+        world
+    };
+    let worlds: Vec<_> = (0..8).map(|_| full()).collect();
+    let all: usize = worlds.iter().map(texts_of).sum();
+    assert!((56 << 20..64 << 20).contains(&all), "{all}");
+    // Who comes then is not left without any.
+    let mut last = claude();
+    last.lineage.share_room(&shared);
+    last.says(ROOT, start("a", Some("make"))).at(1).starts(ROOT, 101, &["bash", "-c", "make"]);
+    assert_eq!(last.whose(101), sure("a", Confidence::Strong));
+}
+
 /// A tracer was away, and who announced something meanwhile was heard by nobody.
 #[test]
 fn one_call_that_seems_to_be_open_alone_is_no_evidence_where_announcements_were_lost() {
