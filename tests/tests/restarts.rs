@@ -253,3 +253,32 @@ fn what_did_not_fit_the_ring_while_no_daemon_read_it_is_said() {
     assert_eq!(run["uncertain"], true, "{run:#}");
     running.stand_no_more();
 }
+
+/// An upgrade on a crowded node: what is pinned is replaced, and the new table is too small.
+#[test]
+fn what_is_there_and_has_no_room_in_the_next_table_is_not_settled_as_gone() {
+    let mut daemon = Daemon::started("");
+    let (stays, standing) = zombie("restarts-crowded");
+    let (goes, going) = zombie("restarts-going");
+    for child in [standing, going] {
+        daemon.finding(child, "zombie", "opened");
+    }
+    let count = |daemon: &Daemon, child: sys::Pid, which: &str| {
+        let query = format!("SELECT count(*) FROM findings WHERE pid = {child} AND {which}");
+        history::rows(&daemon.path("history.db"), &query)[0][0].clone()
+    };
+    proc::until("the history has both", || {
+        let has = |child| count(&daemon, child, "closed_at IS NULL") == 1;
+        (has(standing) && has(going)).then_some(())
+    });
+    daemon.kill();
+    goes.stand_no_more();
+    let mut daemon = daemon.with_room_for(16, "");
+    daemon.start();
+    daemon.until_said("what an earlier daemon left pinned");
+    proc::until("what went is settled", || {
+        (count(&daemon, going, "closed_at IS NOT NULL") == 1).then_some(())
+    });
+    assert_eq!(count(&daemon, standing, "closed_at IS NOT NULL"), 0);
+    stays.stand_no_more();
+}
