@@ -85,9 +85,17 @@ struct Below {
     void_is_spawner: bool,
 }
 
+#[cfg(test)]
+std::thread_local! {
+    /// How often it was asked for whose call something was, in a test's thread.
+    pub(super) static BLAMED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl Lineage {
     /// Whose call it was that started a process.
     pub(crate) fn blame(&self, id: ProcessId) -> Blame {
+        #[cfg(test)]
+        BLAMED.set(BLAMED.get() + 1);
         // An agent is held to account as its invocation's root, in the one around that.
         let own = self.table.get(id).and_then(|entry| entry.agent);
         let (from, own) = match own.and_then(|own| Some((own, self.invocations.get(own)?))) {

@@ -353,11 +353,10 @@ impl Lineage {
                 self.observe(id, why);
             }
         }
-        while let Some(&(at, overdue)) = self.overdue.front()
-            && at <= now
-        {
-            self.overdue.pop_front();
-            self.look_for_outlived(overdue);
+        let due = self.overdue.partition_point(|&(at, _)| at <= now);
+        if due > 0 {
+            let due: Vec<_> = self.overdue.drain(..due).map(|(_, overdue)| overdue).collect();
+            self.look_for_outlived(&due);
         }
         if self.next_sample.is_some_and(|at| at <= now) {
             self.ask_for_sample(now);

@@ -1,5 +1,7 @@
 //! What is still alive `grace` after the end of the tool call that started it.
 
+use hashbrown::HashMap;
+
 use super::{
     Lineage,
     announcement::CallStatus,
@@ -7,6 +9,11 @@ use super::{
     model::{FindingKind, Nanos, ProcessId},
     table::WANT_OUTLIVED,
 };
+
+/// From so many on that wait to fall due they do so together.
+const MANY_OVERDUE: usize = 64;
+/// How far apart they fall due then, ns: each time everybody that lives is looked at.
+const TOGETHER: u64 = 250_000_000;
 
 /// A tool call that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,36 +74,46 @@ impl Lineage {
     }
 
     fn falls_due(&mut self, at: Nanos, overdue: Overdue) {
-        let due = at.after(self.config.grace);
+        let mut due = at.after(self.config.grace);
+        if self.overdue.len() >= MANY_OVERDUE {
+            due = Nanos(due.0.next_multiple_of(TOGETHER));
+        }
         let place = self.overdue.partition_point(|&(other, _)| other <= due);
         self.overdue.insert(place, (due, overdue));
     }
 
-    /// `grace` is over: who lives of what it started?
-    pub(super) fn look_for_outlived(&mut self, overdue: Overdue) {
+    /// `grace` is over for these: who lives of what they started? Each that lives is looked at once, however
+    /// many they are.
+    pub(super) fn look_for_outlived(&mut self, overdue: &[Overdue]) {
         // Then they are survivors.
         if self.root_end.is_some() {
             return;
         }
-        let began = match overdue {
-            Overdue::Call(call) => match self.calls.get(call) {
-                Some(call) if call.background.is_none() => call.start.unwrap_or_default().0,
-                _ => return,
-            },
-            Overdue::Child(id) => id.start,
-        };
-        for id in self.table.alive_since(began) {
+        // Since when what each started may be there.
+        let (mut calls, mut children) = (HashMap::new(), HashMap::new());
+        for overdue in overdue {
+            match *overdue {
+                Overdue::Call(index) => {
+                    let call = self.calls.get(index).filter(|call| call.background.is_none());
+                    calls.extend(call.map(|call| (index, call.start.unwrap_or_default().0)));
+                }
+                Overdue::Child(id) => {
+                    children.insert(id, id.start);
+                }
+            }
+        }
+        let Some(&first) = calls.values().chain(children.values()).min() else { return };
+        for id in self.table.alive_since(first) {
             if self.findings.has(id, FindingKind::OutlivedCall) {
                 continue;
             }
             let blame = self.blame(id);
-            let is_its = match overdue {
-                Overdue::Call(call) => blame.is_sure() && blame.call == Some(call),
-                Overdue::Child(top) => {
-                    blame.top == Some(top) && blame.call.is_none() && blame.candidates.is_empty()
-                }
+            let began = match blame.call {
+                Some(call) if blame.is_sure() => calls.get(&call),
+                None if blame.candidates.is_empty() => blame.top.and_then(|top| children.get(&top)),
+                _ => None,
             };
-            if is_its {
+            if began.is_some_and(|began| id.start >= *began) {
                 self.observe(id, WANT_OUTLIVED);
             }
         }

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::blame::BLAMED;
 use super::*;
 
 /// When something is said in this millisecond: after what was forked in it.
@@ -466,6 +467,35 @@ fn what_outlives_its_call_is_found_after_grace() {
     assert_eq!(found.since, said_at(5));
     assert!(matches!(found.state, FindingState::Resolved(_)) && !found.counted);
     assert_eq!(outcome.verdict, Verdict::Clean);
+}
+
+/// An agent may end thousands at once, or one after the other.
+#[test]
+fn each_process_is_looked_at_once_for_all_calls_that_fall_due_together() {
+    const PROCESSES: u32 = 10;
+    let number = 500;
+    for gap in [0, 1] {
+        let mut world = World::standard();
+        for call in 0..number {
+            world.call(ROOT, &format!("call-{call}"));
+        }
+        for pid in 0..PROCESSES {
+            let cookie = format!("TRACER_TOOL_CALL_ID=call-{pid}");
+            world.at(1).fork(ROOT, 101 + pid).runs(101 + pid, &["serve"], &[&cookie]);
+        }
+        for call in 0..number {
+            world.at(5 + gap * call).says(ROOT, end(&format!("call-{call}")));
+        }
+        let before = BLAMED.get();
+        world.until(9_000);
+        let blamed = BLAMED.get() - before;
+        let found = |pid| world.lineage.findings.is_open(world.id(pid), FindingKind::OutlivedCall);
+        assert!((101..101 + PROCESSES).all(found));
+        // Once for each time that some fall due, and some more for each that is found.
+        let times = if gap == 0 { 2 } else { 64 + 4 };
+        let most = (times + 8) * PROCESSES;
+        assert!(blamed <= most.try_into().unwrap(), "{blamed} of {most}");
+    }
 }
 
 /// Of the agent, which goes on, nothing is said that is true only of its end.
