@@ -157,6 +157,12 @@ fn daemon_without_room_for_all_that_is_there_is_not_ready() {
     let mut sleeping = Load::start(binary::load(), &["children", &SLEEPING.to_string()], None);
     sleeping.go();
     let _all_are_there = sleeping.line();
+    // One that is known, of whom what it starts then will not be.
+    let folder = tempfile::tempdir().expect("a folder");
+    let go = folder.path().join("go");
+    let script = r#"while [ ! -e "$GO" ]; do sleep 0.1; done; "$WORKLOAD" never-waits & wait"#;
+    let known = Run::shell(script).alone().env("TRACER_AGENT", "metrics-known");
+    let known = known.env("GO", go.display().to_string()).start();
     let mut daemon = Daemon::configured("").with_room_for(others + SLEEPING / 3, METRICS);
     daemon.start();
     let address = scrape::address(&daemon);
@@ -173,12 +179,18 @@ fn daemon_without_room_for_all_that_is_there_is_not_ready() {
     // Nor does it know of an agent that begins now.
     let running = agent("metrics-refused", &["never-waits"]).start();
     running.held("standing");
+    fs::write(&go, "").expect("a file");
+    known.held("standing");
     drop(sleeping);
     let ready = || get(&address, "/readyz").0 == 200;
     proc::until_within(3 * sys::patience(), "it to be ready", || ready().then_some(()));
     assert_eq!(unknown(&get(&address, "/metrics").1), 0.0);
     daemon.finding(running.fact("zombie").pid, "zombie", "opened");
+    let opened = daemon.finding(known.fact("zombie").pid, "zombie", "opened");
+    let name = binary::workload().file_name().expect("a name").to_string_lossy();
+    assert_eq!(opened["finding"]["parent"]["name"], *name, "what it executes, not its forker");
     running.stand_no_more();
+    known.stand_no_more();
 }
 
 #[test]

@@ -39,10 +39,7 @@ impl Daemon {
             return Ok(());
         }
         if self.has_room_for_unknown()? {
-            self.probes.enter_missing()?;
-            self.complete_adoptions()?;
-            self.recover().await?;
-            self.look_around()?;
+            self.enter_unknown().await?;
             self.list_unknown(refused)?;
         }
         let now = self.unknown.processes.len();
@@ -62,6 +59,22 @@ impl Daemon {
             metrics.unknown(u64::try_from(now).unwrap_or(u64::MAX));
         }
         Ok(())
+    }
+
+    /// Enters them, and takes up those that belong to runs or are agents.
+    async fn enter_unknown(&mut self) -> Result<(), DaemonError> {
+        let entered: HashSet<_> = self.unknown.processes.iter().map(|(pid, _)| *pid).collect();
+        self.probes.enter_missing()?;
+        let all = self.complete_adoptions()?;
+        self.recover().await?;
+        // Nobody has told what they execute.
+        for (process, _) in all.iter().filter(|(process, run)| *run != 0 && process.exit.is_none())
+        {
+            if process.pids.local.is_some_and(|pid| entered.contains(&pid)) {
+                self.look_for_program(process);
+            }
+        }
+        self.look_around()
     }
 
     fn list_unknown(&mut self, refused: u64) -> Result<(), DaemonError> {
