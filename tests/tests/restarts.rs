@@ -169,7 +169,10 @@ fn after(go: &Path, then: &str) -> Run {
 /// The run of this agent, as the daemon has it.
 fn run_of(daemon: &Daemon, agent: &str) -> Option<Value> {
     let runs = daemon.asked(&["ps"])["runs"].as_array().cloned().unwrap_or_default();
-    runs.into_iter().find(|run| run["agent"] == agent)
+    let mut its = runs.into_iter().filter(|run| run["agent"] == agent);
+    let first = its.next();
+    assert_eq!(its.next(), None, "it has one run, and not one of each process");
+    first
 }
 
 /// What was announced before the first daemon listened is not known to the second either.

@@ -1,8 +1,8 @@
 //! The daemon at work: feeds the node with what the kernel tells, and answers its questions.
 //!
 //! ```text
-//! attach -> snapshot (kernel) -> runs of a daemon before -> what the ring has had since
-//!        -> what else runs already: agents? -> ready -> ... -> asked to end
+//! attach -> snapshot (kernel) -> runs of a daemon before -> what else runs already: agents?
+//!        -> what the ring has had since -> ready -> ... -> asked to end
 //! ```
 
 mod adopting;
@@ -195,10 +195,12 @@ pub async fn run(mut probes: Probes, options: DaemonOptions) -> Result<(), Daemo
     };
     daemon.sweep_all()?;
     daemon.take_over(remembered.unwrap_or_default())?;
+    // Before the ring tells what those below an agent have executed since the hooks are there: by their
+    // environment they would be agents of their own.
+    daemon.look_around()?;
     daemon.catch_up().await?;
     // What did not fit the ring while no daemon read it.
     daemon.recover_if_lossy().await?;
-    daemon.look_around()?;
     daemon.look_for_unknown().await?;
     let let_go = memory::let_go_of_program();
     log::debug!("let go of {let_go} bytes of the program");
